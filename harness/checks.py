@@ -1,0 +1,82 @@
+"""Combinations that the types allow and that make no sense: refused before anything starts, naming the key."""
+
+from __future__ import annotations
+
+from harness.schema import ENGINES, ExperimentConfig
+from results.errors import ConfigError, near_matches
+
+
+def check(config: ExperimentConfig, source: str) -> None:
+    """Hold an experiment against the rules below.
+
+    Raises:
+        ConfigError: the first rule that is broken, with the key in ``where``.
+    """
+
+    def refuse(key: str, what: str, next_step: str = "") -> None:
+        raise ConfigError(what, where=f"{source}: {key}", next_step=next_step)
+
+    def one_of(key: str, value: str, known: tuple[str, ...]) -> None:
+        if value not in known:
+            refuse(key, f"{key} is '{value}'{near_matches(value, known)}")
+
+    train, engine = config.train, config.engine
+    one_of("engine", engine.name, ENGINES)
+    one_of("precision", config.precision, ("fp32", "bf16"))
+    one_of("device", config.device, ("auto", "cpu", "cuda"))
+    one_of("keep", config.keep, ("none", "last", "best"))
+    one_of("tracker", config.tracker.name, ("offline", "online", "none"))
+    one_of("train.optimizer", train.optimizer, ("adam", "adamw"))
+    one_of("train.schedule", train.schedule, ("constant", "cosine", "linear"))
+    one_of("train.select", train.select, ("last", "best"))
+    for key, value in {
+        "ranks": config.ranks,
+        "train.steps": train.steps,
+        "train.global_batch": train.global_batch,
+        "train.micro_batch": train.micro_batch,
+        "launcher.max_parallel": config.launcher.max_parallel,
+        "launcher.cores_per_rank": config.launcher.cores_per_rank,
+        "engine.bucket_elements": engine.bucket_elements,
+    }.items():
+        if value < 1:
+            refuse(key, f"{key} is {value}; it must be at least 1")
+    for key, number in {
+        "seed": config.seed,
+        "repeat": config.repeat,
+        "train.lr": train.lr,
+        "train.weight_decay": train.weight_decay,
+        "train.lr_warmup_steps": train.lr_warmup_steps,
+        "train.validate_every": train.validate_every,
+        "train.checkpoint_every": train.checkpoint_every,
+        "train.timing_warmup_steps": train.timing_warmup_steps,
+        "train.clip": train.clip or 0.0,
+    }.items():
+        if number < 0:
+            refuse(key, f"{key} is {number}; it cannot be negative")
+    if len(train.betas) != 2 or not all(0 <= beta < 1 for beta in train.betas):
+        refuse("train.betas", f"train.betas is {train.betas}; it takes two numbers in [0, 1)")
+    if train.timing_warmup_steps >= train.steps:
+        refuse(
+            "train.timing_warmup_steps",
+            f"{train.timing_warmup_steps} warm-up steps leave none of {train.steps} to be timed",
+            "train.timing_warmup_steps=0 or more train.steps",
+        )
+    per_pass = train.micro_batch * config.ranks
+    if train.global_batch % per_pass:
+        refuse(
+            "train.global_batch",
+            f"a global batch of {train.global_batch} cannot be cut into micro-batches of {train.micro_batch} on {config.ranks} ranks",
+            f"make train.global_batch a multiple of {per_pass}, or choose train.micro_batch to divide it",
+        )
+    if engine.name == "torch" and config.ranks != 1:
+        refuse("ranks", f"engine 'torch' is the single-process reference; it cannot run on {config.ranks} ranks", "engine=zero0")
+    if engine.stage is not None and not 0 <= engine.stage <= 3:
+        refuse("engine.stage", f"there is no ZeRO stage {engine.stage}")
+    if (engine.stage is None) != (engine.name == "torch"):
+        refuse("engine.stage", f"engine '{engine.name}' and stage {engine.stage} contradict each other", "engine=zero1")
+    if engine.offload and engine.stage != 3:
+        refuse("engine.offload", "offload needs ZeRO stage 3", "engine=zero3_offload")
+    if engine.sharded_init and engine.stage != 3:
+        refuse("engine.sharded_init", "sharded initialisation needs ZeRO stage 3", "engine=zero3")
+    if train.select == "best" and not train.validate_every:
+        refuse("train.select", "the best checkpoint cannot be chosen without validation", "train.validate_every=STEPS")

@@ -1,0 +1,222 @@
+"""From the words on a command line to experiments: Hydra's compose API, called once, on the launching side only."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from harness.experiment import Experiment
+from harness.schema import ExperimentConfig
+from models import registry
+from results.errors import ConfigError, near_matches
+
+GROUPS = ("system", "scale", "engine", "launcher", "site", "tracker", "recipe", "experiment")
+
+
+def register_schemas() -> None:
+    """Put the typed schemas into Hydra's store: ``tenfold_schema``, and ``<name>_schema`` for every system."""
+    from hydra.core.config_store import ConfigStore
+
+    store = ConfigStore.instance()
+    store.store(name="tenfold_schema", node=ExperimentConfig)
+    for name in registry.names():
+        store.store(
+            group="system",
+            name=f"{name}_schema",
+            package="_global_",
+            node={"data": OmegaConf.structured(registry.config(name).Data)},
+        )
+
+
+@contextmanager
+def _hydra(config_dir: Path | None) -> Iterator[None]:
+    from hydra import initialize_config_module
+    from hydra.core.global_hydra import GlobalHydra
+
+    GlobalHydra.instance().clear()
+    register_schemas()
+    with initialize_config_module(version_base="1.3", config_module="configs"):
+        if config_dir is not None and not config_dir.is_dir():
+            raise ConfigError("the folder of --config-dir does not exist", where=str(config_dir))
+        yield
+
+
+def _search_path(config_dir: Path | None) -> list[str]:
+    return [] if config_dir is None else [f"hydra.searchpath=[file://{config_dir.resolve()}]"]
+
+
+def parse(overrides: Sequence[str]) -> list[Any]:
+    """Parse words as Hydra overrides.
+
+    Raises:
+        ConfigError: a word is not ``key=value``.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    parsed = []
+    for word in overrides:
+        try:
+            parsed += OverridesParser.create().parse_overrides([word])
+        except HydraException as error:
+            raise ConfigError(
+                f"'{word}' is not an override (key=value): {str(error).splitlines()[0]}", where="command line"
+            ) from error
+    return parsed
+
+
+def expand(overrides: Sequence[str]) -> list[list[str]]:
+    """Expand Hydra's sweep grammar (``a,b``, ``range()``, ``choice()``, ``glob()``) into its Cartesian product, in order."""
+    axes = []
+    for override in parse(overrides):
+        if override.is_sweep_override():
+            key = override.get_key_element()
+            axes.append([f"{key}={value}" for value in override.sweep_string_iterator()])
+        else:
+            axes.append([override.input_line])
+    return [list(words) for words in itertools.product(*axes)]
+
+
+class Composer:
+    """Composes experiments; holds Hydra open so that a study of many points starts it once.
+
+    Use as a context manager.
+
+    Args:
+        config_dir: a user's own folder of groups, searched after the built-in ones.
+    """
+
+    def __init__(self, config_dir: Path | None = None) -> None:
+        self._config_dir = config_dir
+        self._context: Any = None
+
+    def __enter__(self) -> Composer:
+        self._context = _hydra(self._config_dir)
+        self._context.__enter__()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._context.__exit__(*exception)
+
+    def compose(self, overrides: Sequence[str]) -> Experiment:
+        """One experiment from overrides without sweeps.
+
+        Raises:
+            ConfigError: unknown key or group, wrong type, impossible combination.
+        """
+        model_words, words = {}, []
+        for override in parse(overrides):
+            if override.is_sweep_override():
+                raise ConfigError(
+                    f"'{override.input_line}' names several values", where="command line", next_step="tenfold sweep takes them"
+                )
+            key = override.key_or_group
+            if key.startswith("model."):
+                model_words[key.removeprefix("model.")] = override.value()
+            else:
+                words.append(override.input_line)
+        node = self._compose(words)
+        OmegaConf.set_struct(node, False)
+        node.model = _nested(model_words)
+        return Experiment.resolve(node, source="command line")
+
+    def _compose(self, words: list[str]) -> DictConfig:
+        from hydra import compose
+        from hydra.errors import HydraException
+
+        try:
+            return compose("config", overrides=[*_search_path(self._config_dir), *words])
+        except HydraException as error:
+            raise self._explain(error, words) from error
+
+    def _explain(self, error: Exception, words: list[str]) -> ConfigError:
+        """Say what Hydra refused in terms of the word or the file that caused it, with near matches."""
+        chain, text = error.__cause__, str(error)
+        while chain is not None:
+            text += "\n" + str(chain)
+            chain = chain.__cause__
+        group = re.search(r"Could not find '([^']+)/([^'/]+)'", text)
+        if group:
+            kind, choice = group.groups()
+            word = next((word for word in words if word.split("=", 1)[0] == kind), f"{kind}={choice}")
+            return ConfigError(
+                f"there is no {kind} '{choice}'{near_matches(choice, self.choices(kind))}",
+                where=f"command line: {word}",
+                next_step="tenfold systems" if kind in ("system", "recipe") else f"configs/{kind}/ lists them",
+            )
+        key = re.search(r"Could not override '([^']+)'", text) or re.search(r"full_key: (\S+)", text)
+        if key:
+            name = key.group(1)
+            word = next((word for word in words if word.lstrip("+~").split("=", 1)[0] == name), None)
+            file = re.search(r"merging '([^']+)'", text)
+            where = f"command line: {word}" if word else f"configs/{file.group(1)}.yaml: {name}" if file else name
+            if "not in struct" in text or "not in '" in text:
+                return ConfigError(f"there is no key '{name}'{near_matches(name, self.keys())}", where=where)
+            reason = next((line for line in text.splitlines() if line.startswith(("Value ", "Cannot", "Invalid"))), "wrong type")
+            return ConfigError(f"key '{name}': {reason}", where=where)
+        parent = re.search(r"Could not (?:find|load|override) '?([^'\n]+)", text)
+        return ConfigError(parent.group(0) if parent else text.splitlines()[0], where="command line: " + " ".join(words))
+
+    def choices(self, group: str) -> list[str]:
+        """Names in a configuration group."""
+        from hydra.core.global_hydra import GlobalHydra
+        from hydra.core.object_type import ObjectType
+
+        loader = GlobalHydra.instance().config_loader()
+        names: list[str] = loader.get_group_options(group, ObjectType.CONFIG)
+        return [name for name in names if not name.endswith("_schema")]
+
+    def keys(self) -> list[str]:
+        """All keys that an override may name, groups included."""
+        from hydra import compose
+
+        node = compose("config", overrides=_search_path(self._config_dir))
+        return sorted({*_flat(node), *GROUPS, "study"})
+
+
+def _flat(node: DictConfig, prefix: str = "") -> Iterator[str]:
+    for key in node:
+        name = f"{prefix}{key}"
+        yield name
+        value = node._get_node(key)
+        if isinstance(value, DictConfig) and not value._is_none() and not value._is_missing():
+            yield from _flat(value, f"{name}.")
+
+
+def _nested(flat: dict[str, Any]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for key, value in flat.items():
+        *path, leaf = key.split(".")
+        branch = tree
+        for part in path:
+            branch = branch.setdefault(part, {})
+        branch[leaf] = value
+    return tree
+
+
+def override_frozen(experiment: Experiment, overrides: Sequence[str]) -> Experiment:
+    """Overrides on top of a frozen configuration (``--from RUN``): plain keys and engine names, no other groups.
+
+    Raises:
+        ConfigError: as :meth:`Composer.compose`.
+    """
+    node = OmegaConf.create(experiment.plain)
+    for override in parse(overrides):
+        key, value = override.key_or_group, override.value()
+        if key == "engine":
+            path = Path(__file__).parent.parent / "configs" / "engine" / f"{value}.yaml"
+            if not path.exists():
+                raise ConfigError(f"there is no engine '{value}'", where=f"command line: {override.input_line}")
+            node.engine = OmegaConf.load(path)
+        elif key in ("variant", "size", "scale", "system"):
+            node[key] = value
+            node.model = {}
+        else:
+            OmegaConf.update(node, key, value, force_add=True)
+    return Experiment.resolve(node, source="command line, on top of the frozen configuration")

@@ -1,0 +1,221 @@
+"""An experiment: a resolved, checked, typed configuration with an identity and a name."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from harness import identity as identities
+from harness.checks import check
+from harness.schema import ExperimentConfig
+from models import registry
+from models.catalogue import Catalogue
+from results.errors import ConfigError, near_matches
+from results.runfolder import RunFolder
+from results.store import read_json_or, write_text
+
+if TYPE_CHECKING:
+    from models.system import Point, System
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One point, ready to be planned and run.
+
+    Attributes:
+        config: typed top level; ``config.data`` and ``config.model`` are dataclasses of the system.
+    """
+
+    config: ExperimentConfig
+
+    @classmethod
+    def resolve(cls, node: DictConfig | Mapping[str, Any], *, source: str) -> Experiment:
+        """Fill in size, data and model from the system's presets, hold everything against the schemas and check it.
+
+        Args:
+            node: what Hydra composed, or the content of a frozen ``config.yaml``.
+            source: named in errors: the file, or "command line".
+
+        Raises:
+            ConfigError: unknown key, wrong type, impossible combination.
+        """
+        raw = OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else dict(node)
+        assert isinstance(raw, dict)
+        for name in ("system", "variant", "scale"):
+            if raw.get(name) in (None, "???"):
+                raise ConfigError(f"key '{name}' has no value", where=source, next_step="tenfold systems")
+        room = registry.config(str(raw["system"]))
+        catalogue: Catalogue = room.CATALOGUE
+        raw["size"] = catalogue.size(raw["variant"], None if raw.get("size") is None else str(raw["size"]), raw["scale"])
+        model_keys, data_keys = raw.pop("model", None) or {}, raw.pop("data", None) or {}
+        preset = room.model_preset(raw["variant"], raw["size"], raw["scale"])
+        config = _typed(ExperimentConfig, {k: v for k, v in raw.items() if k != "identity"}, "", source)
+        config.model = _typed(preset, model_keys, "model.", source)
+        config.data = _typed(room.Data, data_keys, "data.", source)
+        experiment = cls(config)
+        check(config, source)
+        try:
+            room.check(experiment.light_point)
+        except ConfigError as error:
+            raise ConfigError(
+                error.what, where=f"{source}: {error.where}" if error.where else source, next_step=error.next_step
+            ) from error
+        return experiment
+
+    @classmethod
+    def load(cls, path: Path) -> Experiment:
+        """Read a frozen ``config.yaml`` (or a run folder that holds one).
+
+        Raises:
+            ConfigError: missing, not YAML, or not a valid experiment.
+        """
+        path = path / "config.yaml" if path.is_dir() else path
+        try:
+            node = OmegaConf.load(path)
+        except FileNotFoundError as error:
+            raise ConfigError("there is no frozen configuration here", where=str(path), next_step="tenfold status") from error
+        except Exception as error:
+            raise ConfigError(f"not a readable YAML file: {error}", where=str(path)) from error
+        if not isinstance(node, DictConfig):
+            raise ConfigError("the top level is not a mapping", where=str(path))
+        return cls.resolve(node, source=str(path))
+
+    @cached_property
+    def plain(self) -> dict[str, Any]:
+        """The whole configuration as plain containers."""
+        return dataclasses.asdict(self.config)
+
+    @cached_property
+    def catalogue(self) -> Catalogue:
+        """The system's catalogue."""
+        return registry.catalogue(self.config.system)
+
+    @cached_property
+    def light_point(self) -> Any:
+        """The system's part of the experiment without importing torch: same fields as :class:`models.system.Point`."""
+        return _LightPoint(**self._point_fields())
+
+    @cached_property
+    def point(self) -> Point:
+        """The system's part of the experiment."""
+        from models.system import Point
+
+        return Point(**self._point_fields())
+
+    def _point_fields(self) -> dict[str, Any]:
+        config = self.config
+        return {
+            "variant": config.variant,
+            "size": config.size,
+            "scale": config.scale,
+            "seed": config.seed,
+            "model": config.model,
+            "data": config.data,
+            "precision": config.precision,
+            "global_batch": config.train.global_batch,
+            "micro_batch": config.train.micro_batch,
+            "data_root": Path(config.paths.data),
+        }
+
+    @cached_property
+    def system(self) -> System:
+        """The system (imports torch)."""
+        return registry.system(self.config.system)
+
+    @cached_property
+    def data_label(self) -> str:
+        """``generated``, or the fingerprint of the user's data."""
+        return self.system.data_label(self.point)
+
+    @cached_property
+    def identity(self) -> str:
+        """SHA-256 over the semantic keys."""
+        inputs = [spec.identity for spec in self.system.stores(self.point)]
+        if self.data_label != "generated":
+            inputs.append(self.data_label)
+        return identities.identity(self.plain, system_version=self.catalogue.version, inputs=inputs)
+
+    @cached_property
+    def name(self) -> str:
+        """The run's name."""
+        return identities.run_name(self.plain, self.identity)
+
+    @property
+    def folder(self) -> RunFolder:
+        """The run's folder."""
+        return RunFolder(Path(self.config.paths.runs) / self.name)
+
+    def freeze(self) -> RunFolder:
+        """Write ``config.yaml`` and ``run.json`` (identity, data label) into the run folder, once.
+
+        Raises:
+            ResultError: the folder cannot be written.
+        """
+        from results.errors import ResultError
+        from results.store import write_json
+
+        folder = self.folder
+        try:
+            folder.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ResultError(
+                f"cannot make the run folder: {error.strerror}", where=str(folder.path), next_step="paths.runs=FOLDER"
+            ) from error
+        if not folder.config_file.exists():
+            write_json(
+                folder.path / "run.json",
+                {"identity": self.identity, "data": self.data_label, "system_version": self.catalogue.version},
+            )
+            write_text(folder.config_file, OmegaConf.to_yaml(OmegaConf.create(self.plain)))
+        return folder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _LightPoint:
+    variant: str
+    size: str
+    scale: str
+    seed: int
+    model: Any
+    data: Any
+    precision: str
+    global_batch: int
+    micro_batch: int
+    data_root: Path
+
+
+def _typed(schema: Any, keys: Mapping[str, Any], prefix: str, source: str) -> Any:
+    """Merge plain keys into a dataclass (type or instance) and return an instance of it."""
+    base = OmegaConf.structured(schema)
+    flat = {name for name in base}
+    for name in keys:
+        if name not in flat:
+            raise ConfigError(
+                f"there is no key '{prefix}{name}'{near_matches(str(name), [str(key) for key in flat])}",
+                where=f"{source}: {prefix}{name}",
+            )
+    try:
+        merged = OmegaConf.merge(base, OmegaConf.create(dict(keys)))
+        return OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        key = getattr(error, "full_key", None) or "?"
+        known = ""
+        if "not in" in str(error):
+            section, _, leaf = str(key).rpartition(".")
+            inner = OmegaConf.select(base, section) if section else base
+            known = near_matches(leaf, [str(name) for name in inner]) if inner is not None else ""
+        message = str(error).splitlines()[0]
+        raise ConfigError(f"key '{prefix}{key}': {message}{known}", where=f"{source}: {prefix}{key}") from error
+
+
+def stored_identity(folder: RunFolder) -> dict[str, Any]:
+    """``run.json`` of a run folder, empty where it is missing."""
+    found: dict[str, Any] = read_json_or(folder.path / "run.json", {})
+    return found
