@@ -68,10 +68,27 @@ def _number(value: Any) -> float:
     return float("nan") if value is None else float(value)
 
 
-def read_run_steps(folder: RunFolder, rank: int = 0) -> dict[str, NDArray[np.float64]]:
-    """One rank's steps over all attempts: where two attempts hold a step, the later one counts."""
+def read_run_steps(folder: RunFolder, rank: int | None = None) -> dict[str, NDArray[np.float64]]:
+    """Steps of a run over all attempts; where two attempts hold a step, the later one counts.
+
+    Args:
+        rank: one rank's own view; None: the run's, with the loss averaged over ranks (equal shares of the global batch) and the
+            slowest rank's times.
+    """
+    attempts = folder.attempts()
+    ranks = sorted({int(path.stem) for attempt in attempts for path in (attempt.path / "steps").glob("*.jsonl")})
+    if rank is not None or len(ranks) < 2:
+        return _rank_steps(attempts, rank or 0)
+    views = [_rank_steps(attempts, one) for one in ranks]
+    count = min(len(view["step"]) for view in views)
+    merged = {name: np.stack([view[name][:count] for view in views]) for name in ["step", *STEP_FIELDS]}
+    combine = {"loss": np.mean, "step": np.max, "lr": np.max, "grad_norm": np.max}
+    return {name: combine.get(name, np.max)(rows, axis=0) for name, rows in merged.items()}
+
+
+def _rank_steps(attempts: list[Attempt], rank: int) -> dict[str, NDArray[np.float64]]:
     merged: dict[int, dict[str, float]] = {}
-    for attempt in folder.attempts():
+    for attempt in attempts:
         steps = read_steps(attempt.steps_file(rank))
         if len(steps["step"]):
             first = int(steps["step"][0])

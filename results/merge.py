@@ -1,0 +1,185 @@
+"""Makes the record from the files of a run folder. Anyone may call it at any time: same files, same record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from results.errors import ResultError
+from results.metrics import COMMON
+from results.record import Metric, Record, Status
+from results.runfolder import Attempt, RunFolder
+from results.store import read_json_or, write_json
+
+GIB = 2**30
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def read_config(folder: RunFolder) -> dict[str, Any]:
+    """The frozen configuration as plain containers.
+
+    Raises:
+        ResultError: it is missing or not YAML.
+    """
+    try:
+        with folder.config_file.open() as stream:
+            plain = yaml.load(stream, Loader=_LOADER)  # noqa: S506 (safe loader)
+    except (OSError, yaml.YAMLError) as error:
+        raise ResultError(f"config.yaml cannot be read: {error}", where=str(folder.path)) from error
+    if not isinstance(plain, dict):
+        raise ResultError("config.yaml is not a mapping", where=str(folder.path))
+    return plain
+
+
+def build_record(folder: RunFolder) -> Record:
+    """Assemble the record.
+
+    Raises:
+        ResultError: the frozen configuration is missing or damaged.
+    """
+    config = read_config(folder)
+    identity = read_json_or(folder.path / "run.json", {})
+    attempts = folder.attempts()
+    done = next((attempt for attempt in reversed(attempts) if attempt.read("outcome")), None)
+    last = attempts[-1] if attempts else None
+    failure = last.failure() if last and done is None else None
+    if done is not None:
+        status = Status.COMPLETED
+    elif failure is not None:
+        status = Status.FAILED
+    else:
+        status = Status.RUNNING if last is not None else Status.PENDING
+    plan = read_json_or(folder.plan_file, {})
+    rows = [_attempt_row(attempt) for attempt in attempts]
+    requested = (config["engine"]["name"], config["ranks"])
+    same_layout = all((row.get("engine"), row.get("ranks")) == requested for row in rows)
+    chosen = done or last
+    record = Record(
+        run=folder.name,
+        identity=identity.get("identity", ""),
+        status=status,
+        system=config["system"],
+        variant=config["variant"],
+        size=str(config["size"]),
+        scale=config["scale"],
+        seed=config["seed"],
+        repeat=config["repeat"],
+        engine=config["engine"]["name"],
+        ranks=config["ranks"],
+        site=config["site"]["name"],
+        data=identity.get("data", "generated"),
+        system_version=identity.get("system_version", 0),
+        timing_valid=same_layout,
+        shared_with=max((int(row.get("shared_with", 0)) for row in rows), default=0),
+        plan=plan,
+        attempts=rows,
+        failure=failure,
+        provenance={} if chosen is None else chosen.read("env", {}),
+        wandb=read_json_or(folder.path / "wandb.json", {}),
+    )
+    if chosen is not None:
+        _measure(record, attempts, chosen)
+    return record
+
+
+def _attempt_row(attempt: Attempt) -> dict[str, Any]:
+    row = dict(attempt.read("attempt", {"attempt": attempt.index}))
+    launch = attempt.read("launch", {})
+    outcome, failure = attempt.read("outcome", {}), attempt.failure()
+    row |= {name: launch[name] for name in ("shared_with", "elapsed_s", "exit_codes") if name in launch}
+    row["status"] = outcome.get("status") or ("failed" if failure else "running")
+    row["ended"] = outcome.get("ended") or launch.get("ended")
+    row["failure"] = failure["class"] if failure else None
+    return row
+
+
+def _ranks(attempt: Attempt) -> list[dict[str, Any]]:
+    return [plain for path in attempt.rank_files() if (plain := read_json_or(path, None))]
+
+
+def _measure(record: Record, attempts: list[Attempt], chosen: Attempt) -> None:
+    """Fill in metrics and phases from the ranks' files of the attempt that counts; peaks are over all attempts."""
+    metrics: dict[str, Metric] = {}
+
+    def put(name: str, value: float | None, reason: str = "") -> None:
+        spec = COMMON[name]
+        metrics[name] = Metric(value=value, unit=spec.unit, direction=str(spec.direction), reason="" if value is not None else reason)
+
+    outcome = chosen.read("outcome", {})
+    for name, plain in outcome.get("metrics", {}).items():
+        value = plain["value"]
+        metrics[name] = Metric(value=value, unit=plain["unit"], direction=plain["direction"], reason="" if value is not None else "not finite")
+    ranks = _ranks(chosen)
+    if not ranks:
+        record.metrics = metrics
+        return
+    timed_attempt = next((a for a in reversed(attempts) if any(r.get("steps_s") for r in _ranks(a))), chosen)
+    timed = [rank["steps_s"] for rank in _ranks(timed_attempt) if rank.get("steps_s")]
+    plan = record.plan
+    params = max((rank.get("params") or 0 for rank in ranks), default=0)
+    if params:
+        put("params", params)
+    slowest = max(timed, key=lambda row: row["step_s"], default=None)
+    if slowest is not None:
+        for name in ("step_s", "step_s_p5", "step_s_p95"):
+            put(name, slowest[name])
+        put("step_skew", slowest["step_s"] / min(row["step_s"] for row in timed))
+        if plan.get("global_batch"):
+            put("samples_per_s", plan["global_batch"] / slowest["step_s"])
+        flops, peak = plan.get("flops_per_step"), plan.get("peak_flops_per_rank")
+        if flops:
+            put("flops_per_step", flops)
+        if flops and peak and not record.shared_with:
+            put("mfu", flops / (slowest["step_s"] * peak * record.ranks))
+        else:
+            put("mfu", None, "another run shared the machine" if flops and peak else "the device's peak is not known")
+        if plan.get("step_s"):
+            put("plan_step_ratio", plan["step_s"] / slowest["step_s"])
+    peaks = [rank["memory"] for attempt in attempts for rank in _ranks(attempt)]
+    highest = max(row["peak_gib"] for row in peaks)
+    put("peak_gib", highest)
+    put("peak_gib_min", min(rank["memory"]["peak_gib"] for rank in ranks))
+    put("host_peak_gib", max(row["host_peak_gib"] for row in peaks))
+    if any("device_peak_gib" in row for row in peaks):
+        put("device_peak_gib", max(row.get("device_peak_gib", 0.0) for row in peaks))
+    _hold_memory_plan(put, plan, highest)
+    first = ranks[0]
+    record.phases_s = {name: max(rank["phases_s"].get(name, 0.0) for rank in ranks) for name in first["phases_s"]}
+    for name, seconds in record.phases_s.items():
+        if f"{name}_s" in COMMON:
+            put(f"{name}_s", seconds)
+    put("total_s", max(rank["total_s"] for rank in ranks))
+    loop_s = sum(record.phases_s.get(name, 0.0) for name in ("train", "communicate", "data_wait"))
+    if loop_s > 0:
+        put("data_wait_share", record.phases_s["data_wait"] / loop_s)
+        known = all(rank.get("communicate_known", True) for rank in ranks)
+        share = record.phases_s["communicate"] / loop_s
+        put("communicate_share", share if known else None, "NCCL only enqueues: not measured in timed steps")
+    energy = first.get("energy_j")
+    if energy is not None and record.shared_with:
+        put("energy_j", None, "another run shared the machine")
+    else:
+        put("energy_j", energy, first.get("energy_reason", "unknown"))
+    record.metrics = metrics
+
+
+def _hold_memory_plan(put: Any, plan: Mapping[str, Any], measured_gib: float) -> None:
+    planned, base = plan.get("bytes_per_rank"), plan.get("base_bytes") or 0
+    if not planned:
+        put("plan_peak_ratio", None, "this run was not planned")
+        return
+    put("plan_peak_ratio", planned / (measured_gib * GIB))
+    above = measured_gib * GIB - base
+    if base and above > 0:
+        put("plan_above_base_ratio", (planned - base) / above)
+    else:
+        put("plan_above_base_ratio", None, "the measured peak does not exceed the base")
+
+
+def write_record(folder: RunFolder) -> Record:
+    """Build the record and write ``record.json`` atomically."""
+    record = build_record(folder)
+    write_json(folder.record_file, record.as_dict())
+    return record
