@@ -1,0 +1,154 @@
+"""Runs as processes on this machine, behind a bounded queue: never more than ``max_parallel`` at once, never more cores or memory
+than there are, an exclusive run alone, one failure never stopping another run."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from launchers.ranks import RankProcesses
+from launchers.request import RunRequest
+from results.errors import ResultError
+from results.failures import FailureClass
+from results.runfolder import RunFolder
+
+
+class Ended(StrEnum):
+    """How the queue is done with a request."""
+
+    COMPLETED = "completed"
+    FAILED = "failed"
+    ALREADY = "already completed"
+    ELSEWHERE = "running elsewhere"
+    NOT_STARTED = "not started"
+    REFUSED = "refused"
+
+
+class Leaving(StrEnum):
+    """What the user chose at Ctrl-C."""
+
+    NO = "no"
+    LEAVE = "leave"  # running points finish, no more start
+    CANCEL = "cancel"  # running points save and stop
+
+
+@dataclass
+class LocalQueue:
+    """A bounded queue of runs.
+
+    Attributes:
+        max_parallel: runs at a time.
+        cores: to be shared by all ranks; a run that wants more than there are runs alone, oversubscribed.
+        memory_gib: to be shared by planned peaks.
+        on_event: called with ("started" | "ended", request, how it ended or None).
+        on_tick: called a few times a second with the running processes.
+    """
+
+    max_parallel: int = 1
+    cores: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    memory_gib: float = float("inf")
+    on_event: Callable[[str, RunRequest, Ended | None], None] = lambda *_: None
+    on_tick: Callable[[list[RankProcesses]], None] = lambda _: None
+    leaving: Callable[[], Leaving] = lambda: Leaving.NO
+    tick_s: float = 0.25
+
+    def run(self, requests: Iterable[RunRequest]) -> dict[str, Ended]:
+        """Run everything; returns how each request ended, by run name."""
+        waiting = list(requests)
+        ended: dict[str, Ended] = {}
+        running: list[RankProcesses] = []
+        cancelled = False
+
+        def end(request: RunRequest, how: Ended) -> None:
+            ended[request.name] = how
+            self.on_event("ended", request, how)
+
+        while waiting or running:
+            choice = self.leaving()
+            if choice is not Leaving.NO:
+                for request in waiting:
+                    end(request, Ended.NOT_STARTED)
+                waiting.clear()
+            if choice is Leaving.CANCEL and not cancelled:
+                cancelled = True
+                for group in running:
+                    group.stop(FailureClass.CANCELLED, "cancelled from the terminal")
+            for request in self._startable(waiting, running):
+                waiting.remove(request)
+                outcome = self._start(request, running)
+                if outcome is not None:
+                    end(request, outcome)
+            self._wait(running)
+            self.on_tick(running)
+            for group in list(running):
+                if group.poll():
+                    running.remove(group)
+                    done = group.folder.last_attempt()
+                    completed = done is not None and done.read("outcome") is not None
+                    end(group.request, Ended.COMPLETED if completed else Ended.FAILED)
+        return ended
+
+    def _startable(self, waiting: list[RunRequest], running: list[RankProcesses]) -> list[RunRequest]:
+        """Requests that may start now, first come first served; exclusive ones wait for an empty machine."""
+        chosen: list[RunRequest] = []
+        active = [group.request for group in running]
+        for request in waiting:
+            together = [*active, *chosen]
+            if together and (request.exclusive or any(other.exclusive for other in together)):
+                break  # keeps the order: an exclusive run is not overtaken for ever
+            if len(together) >= self.max_parallel:
+                break
+            cores = sum(other.ranks * other.cores_per_rank for other in together)
+            memory = sum(other.memory_gib for other in together)
+            fits = cores + request.ranks * request.cores_per_rank <= self.cores and memory + request.memory_gib <= self.memory_gib
+            if fits or not together:
+                chosen.append(request)
+        return chosen
+
+    def _start(self, request: RunRequest, running: list[RankProcesses]) -> Ended | None:
+        """Start one request; an outcome if there was nothing to start."""
+        folder = RunFolder(request.folder)
+        if request.memory_gib > self.memory_gib:
+            return Ended.REFUSED
+        lock = folder.lock()
+        try:
+            if not lock.acquire():
+                return Ended.ELSEWHERE
+        except ResultError:
+            return Ended.FAILED
+        # Looked up under the lock: between planning and now another sweep may have completed it.
+        if any(attempt.read("outcome") for attempt in folder.attempts()):
+            lock.release()
+            return Ended.ALREADY
+        try:
+            group = RankProcesses(request, lock)
+        except (OSError, ResultError):
+            lock.release()
+            return Ended.FAILED
+        for other in running:
+            other.shared_with = max(other.shared_with, len(running))
+        group.shared_with = len(running)
+        running.append(group)
+        self.on_event("started", request, None)
+        return None
+
+    def _wait(self, running: list[RankProcesses]) -> None:
+        """Sleep until a rank ends or a tick has passed."""
+        with selectors.DefaultSelector() as selector:
+            handles = []
+            for group in running:
+                for process in group.processes:
+                    if process.poll() is None:
+                        handle = os.pidfd_open(process.pid)
+                        handles.append(handle)
+                        selector.register(handle, selectors.EVENT_READ)
+            if handles:
+                selector.select(self.tick_s)
+            elif running:
+                time.sleep(0.01)
+            for handle in handles:
+                os.close(handle)

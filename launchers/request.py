@@ -1,0 +1,39 @@
+"""What a launcher is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+WORKER = "harness.worker"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRequest:
+    """One run's need of resources.
+
+    Attributes:
+        folder: run folder with the frozen configuration.
+        cores_per_rank: threads given to each rank.
+        memory_gib: planned peak over all ranks; 0 when unknown.
+        exclusive: nothing else may run on the machine at the same time.
+        time_limit_s: stopped and recorded as ``timeout`` after that.
+        expected_s: planned duration, for ordering and progress; 0 when unknown.
+        environment: variables set for every rank.
+    """
+
+    folder: Path
+    ranks: int = 1
+    cores_per_rank: int = 1
+    memory_gib: float = 0.0
+    exclusive: bool = False
+    time_limit_s: float | None = None
+    expected_s: float = 0.0
+    environment: Mapping[str, str] = field(default_factory=dict)
+    module: str = WORKER
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+        return self.folder.name
