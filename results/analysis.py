@@ -17,7 +17,7 @@ from results.metrics import spec_of
 from results.pareto import front
 from results.record import Status
 from results.rows import DAMAGED, Row, value
-from results.runfolder import RunFolder
+from results.runfolder import Attempt, RunFolder
 from results.series import read_run_steps
 
 SCHEMA = 1
@@ -91,7 +91,7 @@ def _span(rows: Sequence[Row], runs_root: Path) -> dict[str, Any]:
     starts, ends, busy = [], [], 0.0
     for row in _distinct(rows):
         for attempt in RunFolder(runs_root / row["run"]).attempts():
-            begin, end = _time(attempt.read("attempt", {}), "started"), _time(attempt.read("outcome", {}), "ended")
+            begin, end = _time(attempt.read("attempt", {}), "started"), _ended(attempt)
             starts += [begin] if begin else []
             ends += [end] if end else []
             if begin and end:
@@ -105,6 +105,11 @@ def _span(rows: Sequence[Row], runs_root: Path) -> dict[str, Any]:
         "wall_s": (last - first).total_seconds() if last else None,
         "runs_s": busy,
     }
+
+
+def _ended(attempt: Attempt) -> datetime | None:
+    """When rank 0 said that it had finished, else when the launcher saw the last rank go."""
+    return _time(attempt.read("outcome", {}), "ended") or _time(attempt.read("launch", {}), "ended")
 
 
 def _time(plain: Any, key: str) -> datetime | None:
@@ -243,11 +248,11 @@ def _failures(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 #: What makes two machines or two installations one line of the hardware table.
-_ENVIRONMENT = ("host", "cpu", "cores", "memory_gib", "gpu", "python", "packages", "commit", "dirty", "variables")
+_ENVIRONMENT = ("host", "cpu", "cores", "memory_gib", "gpus", "kernel", "python", "packages", "commit", "dirty")
 
 
 def _hardware(rows: Sequence[Row], runs_root: Path) -> list[dict[str, Any]]:
-    """Distinct environments of the newest attempts, with the number of runs of each."""
+    """Distinct environments of the newest attempts, with the number of runs of each and the variables they had in common."""
     found: list[dict[str, Any]] = []
     for row in _distinct(rows):
         attempt = RunFolder(runs_root / row["run"]).last_attempt()
@@ -256,10 +261,12 @@ def _hardware(rows: Sequence[Row], runs_root: Path) -> list[dict[str, Any]]:
             continue
         environment = {key: plain[key] for key in _ENVIRONMENT if key in plain}
         same = next((entry for entry in found if entry["environment"] == environment), None)
+        variables = plain.get("variables") or {}
         if same:
             same["runs"] += 1
+            same["variables"] = {name: text for name, text in same["variables"].items() if variables.get(name) == text}
         else:
-            found.append({"runs": 1, "environment": environment})
+            found.append({"runs": 1, "environment": environment, "variables": dict(variables)})
     return found
 
 
@@ -286,14 +293,12 @@ def _planner(completed: Sequence[Row]) -> dict[str, Any]:
         if not points:
             continue
         ratios = [point["ratio"] for point in points]
-        worst = max(ratios, key=lambda number: max(number, 1 / number))
         within = sum(abs(number - 1) <= 0.15 for number in ratios) / len(ratios)
         found[name] = {
             "count": len(ratios),
             "median": statistics.median(ratios),
             "min": min(ratios),
             "max": max(ratios),
-            "worst": worst,
             "within_15_percent": within,
             "points": points,
         }

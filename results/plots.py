@@ -1,4 +1,4 @@
-"""The figures of accuracy, drawn from a study's analysis: matplotlib without global state, returned as SVG text (:mod:`results.svg`).
+"""The figures of accuracy, drawn from a study's analysis by matplotlib without global state, as SVG text (:mod:`results.svg`).
 
 Every variant keeps one colour and one marker in all figures, so no reading depends on colour alone.
 """
@@ -157,7 +157,7 @@ def training_curves(rows: Sequence[Mapping[str, Any]], runs_root: Path, index: M
         figure = new_figure(3.1 * columns, 2.5 * lines + 0.5)
         grid: Any = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
         for axes, size in zip(grid.flat, sizes, strict=False):
-            axes.settitle_of(size)
+            axes.set_title(size)
             for row, step, loss in curves:
                 if row["size"] == size:
                     step, loss = _thin(step, loss)
@@ -167,7 +167,8 @@ def training_curves(rows: Sequence[Mapping[str, Any]], runs_root: Path, index: M
             axes.set_visible(False)
         for axes in grid[:, 0]:
             axes.set_ylabel("training loss")
-        for axes in grid[-1, :]:
+        for axes in list(grid.flat)[max(0, len(sizes) - columns) : len(sizes)]:  # the lowest panel of each column
+            axes.tick_params(labelbottom=True)
             axes.set_xlabel("step")
         for name, (colour, _) in looks.items():
             grid[0, 0].plot([], [], color=colour, lw=2, label=title_of(index, name))
@@ -198,7 +199,7 @@ def published_curves(rows: Sequence[Mapping[str, Any]], metric: str, index: Mapp
                 colour, marker = looks[name]
                 if chosen:
                     axes.plot(*zip(*chosen, strict=True), marker=marker, ms=5, mfc=GROUND, mec=colour, color=colour, lw=0.9)
-            axes.settitle_of(experiment)
+            axes.set_title(experiment)
             _log_axes(axes)
             axes.set_xlabel("parameters, as published")
         for axes in list(grid.flat)[len(experiments) :]:

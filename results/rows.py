@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from results.errors import ConfigError, ResultError, near_matches
+from results.merge import build_record
 from results.record import Status, problems
 from results.runfolder import RunFolder, run_folders
 
@@ -74,7 +75,11 @@ def read_row(folder: RunFolder) -> Row:
         }
         return {**_unfinished(folder, DAMAGED), "failure": failure}
     if record is None:
-        return _unfinished(folder, Status.RUNNING if folder.is_running() else Status.PENDING)
+        if folder.is_running():
+            return _unfinished(folder, Status.RUNNING)
+        record = _rebuilt(folder)
+        if record is None:
+            return _unfinished(folder, Status.PENDING)
     failure = record.get("failure")
     if failure:
         failure = {key: failure.get(key) for key in ("class", "rank", "reason", "next_step")}
@@ -89,6 +94,17 @@ def read_row(folder: RunFolder) -> Row:
     if record["status"] != Status.COMPLETED and folder.is_running():  # it is being tried again
         row.update(status=str(Status.RUNNING), failure=None)
     return row
+
+
+def _rebuilt(folder: RunFolder) -> dict[str, Any] | None:
+    """The record of a run that ended before anyone could write it down; None where it did not end."""
+    if not any((attempt.path / name).exists() for attempt in folder.attempts() for name in ("outcome.json", "failure.json")):
+        return None
+    try:
+        record = build_record(folder).as_dict()
+    except (ResultError, KeyError, TypeError, ValueError):  # half-written files of a machine that went down
+        return None
+    return None if problems(record) or record["status"] not in {Status.COMPLETED, Status.FAILED} else record
 
 
 def _unfinished(folder: RunFolder, status: str) -> Row:

@@ -133,6 +133,7 @@ def row_columns(rows: Sequence[Row], metrics: Sequence[str] | None, index: Mappi
         *([Column("system", _field("system"), _plain)] if len({row["system"] for row in rows}) > 1 else []),
         Column("variant", lambda row: titles.get(row["variant"], row["variant"]), _plain),
         Column("size", _field("size"), _plain, right=True),
+        *([Column("stage", _field("stage"), _plain)] if len({row.get("stage") for row in rows}) > 1 else []),
         Column("seed", _field("seed"), _plain, right=True),
         *([Column("repeat", _field("repeat"), _plain, right=True)] if any(row["repeat"] for row in rows) else []),
         Column("engine", _field("engine"), _plain),

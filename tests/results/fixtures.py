@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
-from results.metrics import spec_of
+from results.merge import build_record
 from results.pictures import save_panels
+from results.runfolder import RunFolder
 
+GIB = 2**30
 PERSISTENCE = 0.28
 VARIANTS = {"fno2d": "FNO2D", "tfno2d": "TFNO2D (Tucker)", "unet": "U-Net", "convlstm": "ConvLSTM", "fourcastnet": "FourCastNet"}
 PARAMS = {"2k": 2_011, "5k": 6_165, "20k": 22_249, "50k": 48_701, "200k": 190_265}
@@ -108,63 +111,58 @@ def write_run(
         rmse = PERSISTENCE * 0.999
     step_s = 0.03 * (params / 2e4) ** 0.3 * (1 + 0.35 * (engine != "torch")) * math.exp(random.normal() * 0.02)
     peak = 0.55 + 0.03 * (params / 2e4) ** 0.5 + 0.12 * (engine != "torch") + random.normal() * 0.003
-    values = {
-        "rmse": rmse, "persistence_rmse": PERSISTENCE, "skill": rmse / PERSISTENCE, "params": params, "step_s": step_s,
-        "step_s_p5": 0.93 * step_s, "step_s_p95": 1.12 * step_s, "peak_gib": peak, "peak_gib_min": peak * 0.99,
-        "plan_peak_ratio": 1 + random.normal() * 0.05, "plan_step_ratio": 1 + random.normal() * 0.2,
-        "total_s": steps * step_s + 4, "flops_per_step": 2e3 * params, "communicate_share": 0.0 if ranks == 1 else 0.12,
-    }  # fmt: skip
+    timed = {"step_s": step_s, "step_s_p5": 0.93 * step_s, "step_s_p95": 1.12 * step_s}
+    scores = {"rmse": rmse, "persistence_rmse": PERSISTENCE, "skill": rmse / PERSISTENCE}
+    directions = {"rmse": "min", "persistence_rmse": "none", "skill": "min"}
     started = f"2026-01-05T10:{number % 60:02d}:00+00:00"
     ended = f"2026-01-05T10:{number % 60:02d}:48+00:00"
-    point = {
-        "system": "dlwp", "variant": variant, "size": size, "scale": "small", "seed": seed, "repeat": 0, "engine": engine,
-        "ranks": ranks, "site": "local",
+    config = {
+        "system": "dlwp", "variant": variant, "size": size, "scale": "small", "seed": seed, "repeat": 0, "ranks": ranks,
+        "engine": {"name": engine}, "site": {"name": "local"}, "data": {"trajectories": 96},
     }  # fmt: skip
-    failure = None
-    if failed:
-        failure = {
-            "class": "oom-host", "reason": "killed by SIGKILL; the kernel's out-of-memory killer does this too: dmesg tells",
-            "rank": 0, "step": steps // 2, "host": "node-a", "next_step": "tenfold retry --only oom-host", "traceback": "", "evidence": {},
-        }  # fmt: skip
-    layout = {"host": "node-a", "ranks": ranks, "engine": engine, "cores": 1, "shared_with": 0 if stage == "engines" else 1}
-    opening = {"attempt": 0, "started": started, **layout}
-    outcome = {"status": "failed" if failed else "completed", "ended": ended}
-    record = {
-        "schema": 1, "run": folder.name, "identity": identity, "status": outcome["status"], **point, "data": "generated",
-        "system_version": 1, "timing_valid": True, "shared_with": layout["shared_with"],
-        "metrics": {} if failed else {
-            name: {"value": number_, "unit": spec_of(name).unit, "direction": str(spec_of(name).direction), "reason": ""}
-            for name, number_ in values.items()
-        },
-        "plan": {"params": params, "flops_per_step": 2e3 * params, "ranks": ranks, "zero_stage": None, "bytes_per_rank": 6e8,
-                 "base_bytes": 5e8, "step_s": step_s, "node_hours": 0.01, "fits": True},
-        "phases_s": {} if failed else {"load": 1.5, "train": steps * step_s, "evaluate": 1.0},
-        "attempts": [{**opening, **outcome}], "failure": failure, "accounting": {}, "provenance": {}, "wandb": {},
+    failure = {
+        "class": "oom-host", "reason": "killed by SIGKILL; the kernel's out-of-memory killer does this too: dmesg tells",
+        "rank": 0, "step": steps // 2, "host": "node-a", "next_step": "tenfold retry --only oom-host",
+    }  # fmt: skip
+    memory = {"peak_gib": peak, "host_peak_gib": peak}
+    rank_file = {
+        "rank": 0, "params": PARAMS[size], "steps_s": timed, "memory": memory, "total_s": steps * step_s + 4,
+        "phases_s": {"load": 1.5, "train": steps * step_s, "communicate": 0.0, "data_wait": 0.01, "evaluate": 1.0},
+        "communicate_known": True,
     }  # fmt: skip
     environment = {
         "host": "node-a", "cpu": "Example CPU 2.4 GHz", "cores": 2, "memory_gib": 23.4, "python": "3.11.9",
         "packages": {"torch": "2.13.0", "deepspeed": "0.19.8", "numpy": "2.4.6"},
-        "commit": "0123456789abcdef0123456789abcdef01234567",
-        "dirty": False, "variables": {"OMP_NUM_THREADS": "1"},
+        "commit": "0123456789abcdef0123456789abcdef01234567", "dirty": False, "variables": {"OMP_NUM_THREADS": "1"},
     }  # fmt: skip
+    plan = {
+        "params": PARAMS[size], "flops_per_step": 2e3 * PARAMS[size], "ranks": ranks, "zero_stage": None, "base_bytes": 0.5 * GIB,
+        "bytes_per_rank": peak * GIB * (1 + random.normal() * 0.05), "step_s": step_s * (1 + random.normal() * 0.2),
+        "node_hours": 0.01, "fits": True,
+    }  # fmt: skip
+    opening = {"attempt": 0, "started": started, "host": "node-a", "ranks": ranks, "engine": engine, "cores": 1}
     write = {
-        folder / "config.yaml": "".join(f"{key}: {value}\n" for key, value in point.items()) + "data:\n  trajectories: 96\n",
-        folder / "plan.json": json.dumps(record["plan"]),
-        folder / "record.json": json.dumps(record),
+        folder / "config.yaml": yaml.safe_dump(config, sort_keys=False),
+        folder / "run.json": json.dumps({"identity": identity, "data": "generated", "system_version": 1}),
+        folder / "plan.json": json.dumps(plan),
         attempt / "attempt.json": json.dumps(opening),
         attempt / "env.json": json.dumps(environment),
-        attempt / "outcome.json": json.dumps(outcome),
+        attempt / "launch.json": json.dumps({"shared_with": 0 if stage == "engines" else 1, "ended": ended}),
         attempt / "steps" / "0.jsonl": _steps(variant, size, seed, engine, step_s, steps // 2 if failed else steps),
     }
     if failed:
         write[attempt / "failure.json"] = json.dumps(failure)
     else:
-        squared = rmse**2 * np.random.default_rng(7).lognormal(-0.08, 0.4, 32) * random.lognormal(-0.005, 0.1, 32)
+        metrics = {name: {"value": scores[name], "unit": "1", "direction": directions[name]} for name in scores}
+        write[attempt / "outcome.json"] = json.dumps({"status": "completed", "ended": ended, "metrics": metrics})
+        write[attempt / "ranks" / "0.json"] = json.dumps(rank_file)
+        squared = np.random.default_rng(7).lognormal(-0.08, 0.4, 32) * random.lognormal(-0.005, 0.1, 32)
         stream = io.BytesIO()
         np.savez(stream, rmse_squared=squared * rmse**2 / squared.mean())
         (folder / "samples.npz").write_bytes(stream.getvalue())
     for path, text in write.items():
         path.write_text(text)
+    (folder / "record.json").write_text(json.dumps(build_record(RunFolder(folder)).as_dict()))
     if size == "50k" and seed == 0 and not failed:
         save_panels(folder / "artifacts", "rollout", **_fields(rmse))
     return folder.name
