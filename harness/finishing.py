@@ -1,0 +1,80 @@
+"""What follows the runs of a study: verdicts, collected data set, tables, analysis, report, W&B runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.projecting import project
+from models import registry
+from results.claims import judge
+from results.rows import collect_rows, load_samples
+from results.runfolder import RunFolder
+from results.store import dumps, write_text
+from results.tables import render
+
+if TYPE_CHECKING:
+    from harness.display import Display
+    from harness.study import Study
+
+Row = dict[str, Any]
+TABLES = {"text": "table.txt", "md": "table.md", "csv": "table.csv", "json": "table.json", "tex": "table.tex"}
+
+
+def rows_with_samples(rows: Sequence[Row], runs: Path) -> list[Row]:
+    """Rows with ``samples``: per test sample values by name, as claims want them."""
+    return [{**row, "samples": load_samples(row, runs) if row["status"] == "completed" else {}} for row in rows]
+
+
+def claims_of(rows: Sequence[Row], runs: Path) -> list[dict[str, Any]]:
+    """Verdicts on the claims of every system among the rows."""
+    found = []
+    full = rows_with_samples(rows, runs)
+    for system in sorted({row["system"] for row in rows}):
+        module = registry.claims(system)
+        if module is not None:
+            verdicts = judge(module.CLAIMS, [row for row in full if row["system"] == system])
+            found += [{"system": system, **verdict} for verdict in verdicts]
+    return found
+
+
+def write_outputs(index: Mapping[str, Any], runs: Path, folder: Path) -> dict[str, Any]:
+    """Write everything that is a view of the records into the study's folder; the paths, and the verdicts.
+
+    Raises:
+        ResultError: the folder cannot be written.
+    """
+    from results.analysis import analyse
+    from results.collect import collect_dataset, write_dataset
+    from results.published import load_published
+    from results.report import write_report
+
+    rows = collect_rows(runs, None, index)
+    claims = claims_of(rows, runs)
+    analysis = analyse(index, rows, runs, claims, load_published(index["system"]))
+    for kind, name in TABLES.items():
+        write_text(folder / name, render(rows, kind, index=index) + "\n")
+    write_text(folder / "summary.md", render(rows, "md", summary=True, index=index) + "\n")
+    write_text(folder / "claims.json", dumps(claims) + "\n")
+    write_text(folder / "analysis.json", dumps(analysis) + "\n")
+    completed = [row for row in rows if row["status"] == "completed"]
+    if completed:
+        write_dataset(collect_dataset(completed, runs), folder / "results.zarr")
+    # The report shows what a reader of analysis.json would: it is made from the same plain text.
+    report = write_report(index, rows, json.loads(dumps(analysis)), runs, folder)
+    return {"report": str(report), "folder": str(folder), "claims": claims}
+
+
+def finish_study(study: Study, display: Display) -> dict[str, Any]:
+    """All of it, after a sweep."""
+    config = study.points[0].experiment.config
+    runs = Path(config.paths.runs)
+    display.say("collecting, judging, drawing ...")
+    outputs = write_outputs(study.index(), runs, study.folder())
+    folders = [RunFolder(runs / name) for name in dict.fromkeys(point.experiment.name for point in study.points)]
+    count = project(folders, group=study.name, mode=config.tracker.name, say=display.say, project_name=config.tracker.project)
+    if count:
+        display.say(f"W&B: {count} {config.tracker.name} runs written (tenfold sync study={study.name} uploads them)")
+    return outputs

@@ -1,0 +1,180 @@
+"""A study: a set of experiments in stages, and the analysis that belongs to them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from harness.compose import Composer, expand
+from harness.experiment import Experiment
+from results.errors import ConfigError, near_matches
+from results.store import sha256_text, write_json
+
+BUILT_IN = Path(__file__).parent.parent / "configs" / "study"
+INDEX_SCHEMA = 1
+
+
+@dataclass
+class StageConfig:
+    """Points that may run at the same time.
+
+    Each entry of ``points`` is a list of overrides in Hydra's sweep grammar and stands for its Cartesian product.
+    """
+
+    name: str = "main"
+    exclusive: bool = False  # one run at a time, nothing else on the machine
+    points: list[list[str]] = field(default_factory=list)
+
+
+@dataclass
+class StudyConfig:
+    """Content of ``configs/study/NAME.yaml``."""
+
+    name: str = ""
+    title: str = ""
+    description: str = ""
+    common: list[str] = field(default_factory=list)  # overrides of every point
+    stages: list[StageConfig] = field(default_factory=list)
+    analysis: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class StudyPoint:
+    """One experiment of a study."""
+
+    stage: str
+    exclusive: bool
+    overrides: tuple[str, ...]
+    experiment: Experiment
+
+    @property
+    def arm(self) -> str:
+        """Short label: what distinguishes the point besides its seed."""
+        config = self.experiment.config
+        label = f"{config.variant} {config.size}"
+        return f"{label} {config.engine.name}" if config.engine.name != "torch" or self.exclusive else label
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """An expanded study."""
+
+    config: StudyConfig
+    points: list[StudyPoint]
+    command: str
+
+    @property
+    def name(self) -> str:
+        """The study's name."""
+        return self.config.name
+
+    def folder(self) -> Path:
+        """Where its table, plots and report go: ``<paths.reports>/<name>``."""
+        return Path(self.points[0].experiment.config.paths.reports) / self.name
+
+    def index(self) -> dict[str, Any]:
+        """What analysis and report read instead of composing again (``study.json``)."""
+        first = self.points[0].experiment
+        catalogue = first.catalogue
+        return {
+            "schema": INDEX_SCHEMA,
+            "study": self.name,
+            "title": self.config.title or self.name,
+            "description": self.config.description,
+            "command": self.command,
+            "system": catalogue.name,
+            "system_title": catalogue.title,
+            "paper": catalogue.paper,
+            "scale": first.config.scale,
+            "primary_metric": catalogue.primary_metric,
+            "metrics": {spec.name: {"unit": spec.unit, "direction": str(spec.direction), "title": spec.title} for spec in catalogue.metrics},
+            "variants": {variant.name: variant.title for variant in catalogue.variants},
+            "runs": [
+                {"run": point.experiment.name, "stage": point.stage, "arm": point.arm, "overrides": list(point.overrides)}
+                for point in self.points
+            ],
+            "analysis": self.config.analysis,
+        }
+
+    def write_index(self) -> Path:
+        """Write ``study.json`` into the study's folder."""
+        folder = self.folder()
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "study.json", self.index())
+        return folder
+
+
+def study_names(config_dir: Path | None = None) -> list[str]:
+    """All studies that can be named."""
+    folders = [BUILT_IN] + ([config_dir / "study"] if config_dir else [])
+    return sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
+
+
+def load_study(name: str, config_dir: Path | None = None) -> StudyConfig:
+    """Read and check a study's file.
+
+    Raises:
+        ConfigError: unknown study, unknown key, wrong type.
+    """
+    for folder in ([config_dir / "study"] if config_dir else []) + [BUILT_IN]:
+        path = folder / f"{name}.yaml"
+        if path.exists():
+            break
+    else:
+        raise ConfigError(f"there is no study '{name}'{near_matches(name, study_names(config_dir))}", where="study")
+    try:
+        plain = OmegaConf.to_container(OmegaConf.load(path))
+        stages = plain.get("stages", []) if isinstance(plain, dict) else []
+        for owner, keys, schema in [("", plain, StudyConfig), *[(f"stages[{i}].", s, StageConfig) for i, s in enumerate(stages)]]:
+            known = [item.name for item in dataclasses.fields(schema)]
+            for key in keys if isinstance(keys, dict) else ():
+                if key not in known:
+                    raise ConfigError(f"there is no key '{owner}{key}'{near_matches(str(key), known)}", where=f"{path}: {owner}{key}")
+        config: StudyConfig = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(StudyConfig), plain))  # type: ignore[assignment]
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"not a valid study: {str(error).splitlines()[0]}", where=str(path)) from error
+    config.name = config.name or name
+    if not config.stages or not any(stage.points for stage in config.stages):
+        raise ConfigError("the study has no points", where=f"{path}: stages")
+    return config
+
+
+def expand_study(name: str, overrides: Sequence[str], *, config_dir: Path | None = None) -> Study:
+    """Compose every point of a named study; ``overrides`` are added to each and win.
+
+    Raises:
+        ConfigError: the study or any of its points is wrong; nothing has started then.
+    """
+    return _expand(load_study(name, config_dir), overrides, f"tenfold sweep study={name} " + " ".join(overrides), config_dir)
+
+
+def adhoc_study(overrides: Sequence[str], *, config_dir: Path | None = None) -> Study:
+    """A study made of the words on the command line alone (``tenfold sweep variant=fno2d,unet seed=0,1``)."""
+    words = list(overrides)
+    config = StudyConfig(
+        name="adhoc-" + sha256_text(" ".join(words))[:8],
+        title="Ad-hoc sweep",
+        description="Points named on the command line: " + " ".join(words),
+        stages=[StageConfig(name="main", points=[words])],
+    )
+    return _expand(config, [], "tenfold sweep " + " ".join(words), config_dir)
+
+
+def _expand(config: StudyConfig, overrides: Sequence[str], command: str, config_dir: Path | None) -> Study:
+    points: dict[str, StudyPoint] = {}
+    with Composer(config_dir) as composer:
+        for stage in config.stages:
+            for words in stage.points:
+                for chosen in expand([*config.common, *words, *overrides]):
+                    experiment = composer.compose(chosen)
+                    points.setdefault(experiment.name, StudyPoint(stage.name, stage.exclusive, tuple(chosen), experiment))
+    systems = {point.experiment.config.system for point in points.values()}
+    if len(systems) > 1:
+        raise ConfigError(f"a study holds one system; this one names {', '.join(sorted(systems))}", where=f"study {config.name}")
+    return Study(config, list(points.values()), command.strip())

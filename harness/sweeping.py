@@ -1,0 +1,191 @@
+"""Carries a study out on this machine: reconcile what should be with what is there, run what is missing, stage by stage."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from harness.display import Display
+from harness.experiment import Experiment
+from harness.planning.plan import Plan
+from harness.prepare import build_data, plan_all, request_for
+from harness.study import Study, StudyPoint
+from launchers.local import Ended, Leaving, LocalQueue
+from launchers.request import RunRequest
+from results.errors import TenfoldError
+from results.failures import Failure, FailureClass
+from results.merge import write_record
+from results.runfolder import RunFolder
+
+
+class Action(StrEnum):
+    """What a sweep will do with a point."""
+
+    KEEP = "keep"  # completed
+    RESUME = "resume"  # started before and neither completed nor failed; goes on from its checkpoint
+    CREATE = "create"
+    RUNNING = "running elsewhere"
+    FAILED = "failed before"  # left alone: tenfold retry
+    REFUSE = "does not fit"
+
+
+@dataclass(slots=True)
+class Step:
+    """One point with what is to be done."""
+
+    point: StudyPoint
+    action: Action
+    plan: Plan | None = None
+
+
+@dataclass(slots=True)
+class SweepResult:
+    """How a sweep ended: by run name."""
+
+    ended: dict[str, Ended] = field(default_factory=dict)
+    left: bool = False
+
+    @property
+    def counts(self) -> Counter[str]:
+        """How many ended how."""
+        return Counter(str(how) for how in self.ended.values())
+
+    @property
+    def failed(self) -> bool:
+        """Whether anything did not complete."""
+        return any(how in (Ended.FAILED, Ended.REFUSED) for how in self.ended.values())
+
+
+def action_for(folder: RunFolder) -> Action:
+    """What the run folder says about a point."""
+    attempts = folder.attempts()
+    if any(attempt.read("outcome") for attempt in attempts):
+        return Action.KEEP
+    if folder.is_running():
+        return Action.RUNNING
+    if attempts:
+        failure = attempts[-1].failure()
+        resumable = failure is None or failure.get("class") in (FailureClass.CANCELLED, FailureClass.PREEMPTED, FailureClass.TIMEOUT)
+        return Action.RESUME if resumable else Action.FAILED
+    return Action.CREATE
+
+
+def reconcile(study: Study) -> list[Step]:
+    """Desired points against existing run folders."""
+    return [Step(point, action_for(point.experiment.folder)) for point in study.points]
+
+
+def memory_budget_gib(experiment: Experiment) -> float:
+    """Memory that all runs together may be planned to use."""
+    if experiment.config.launcher.memory_gib is not None:
+        return experiment.config.launcher.memory_gib
+    import psutil
+
+    return float(psutil.virtual_memory().available) / 2**30
+
+
+def carry_out(steps: list[Step], display: Display) -> SweepResult:
+    """Plan and run every step that is not done; a failing run never stops another.
+
+    Raises:
+        TenfoldError: data could not be built, or run folders cannot be written; nothing has started then.
+    """
+    result = SweepResult()
+    todo = [step for step in steps if step.action in (Action.CREATE, Action.RESUME, Action.RUNNING)]
+    for step in steps:
+        if step.action is Action.KEEP:
+            result.ended[step.point.experiment.name] = Ended.ALREADY
+        elif step.action is Action.FAILED:
+            result.ended[step.point.experiment.name] = Ended.FAILED
+    if not todo:
+        return result
+    experiments = [step.point.experiment for step in todo]
+    display.say(f"planning {len(todo)} runs ...")
+    plans = plan_all(experiments)
+    build_data(experiments, display.building)
+    budget = memory_budget_gib(experiments[0])
+    for stage in dict.fromkeys(step.point.stage for step in todo):
+        if display.choice() is not Leaving.NO:
+            result.left = True
+            break
+        requests: list[RunRequest] = []
+        for step in (step for step in todo if step.point.stage == stage):
+            plan = plans[step.point.experiment.name]
+            request = request_for(step.point.experiment, plan, exclusive=step.point.exclusive)
+            if request.memory_gib > budget:
+                _refuse(request, budget)
+                result.ended[request.name] = Ended.REFUSED
+                continue
+            requests.append(request)
+        if not requests:
+            continue
+        if not any(request.exclusive for request in requests):
+            requests.sort(key=lambda request: -request.expected_s)  # longest first packs best
+        display.stage(stage, requests)
+        result.ended |= _queue(experiments[0], budget, display).run(requests)
+    _wait_elsewhere(result, steps, display)
+    result.left = result.left or display.choice() is not Leaving.NO
+    return result
+
+
+def run_one(experiment: Experiment, plan: Plan, display: Display) -> Ended:
+    """One run through the same queue."""
+    request = request_for(experiment, plan)
+    budget = memory_budget_gib(experiment)
+    if request.memory_gib > budget:
+        _refuse(request, budget)
+        return Ended.REFUSED
+    display.stage("run", [request])
+    return _queue(experiment, budget, display).run([request])[request.name]
+
+
+def _queue(experiment: Experiment, budget: float, display: Display) -> LocalQueue:
+    return LocalQueue(
+        max_parallel=experiment.config.launcher.max_parallel,
+        memory_gib=budget,
+        on_event=display.event,
+        on_tick=display.tick,
+        leaving=display.choice,
+    )
+
+
+def run_requests(requests: list[RunRequest], display: Display, **limits: Any) -> dict[str, Ended]:
+    """Run frozen experiments again (``tenfold retry``)."""
+    display.stage("retry", requests)
+    return LocalQueue(on_event=display.event, on_tick=display.tick, leaving=display.choice, **limits).run(requests)
+
+
+def _refuse(request: RunRequest, budget: float) -> None:
+    """Record that the plan says no, as an attempt like any other."""
+    folder = RunFolder(request.folder)
+    folder.claim_attempt().fail(
+        Failure(
+            kind=FailureClass.OOM_HOST,
+            reason=f"not started: planned to need {request.memory_gib:.2f} GiB, {budget:.2f} GiB may be used",
+            next_step="launcher.memory_gib=... raises the limit; engine=zero3 ranks=... divides the need",
+        )
+    )
+    write_record(folder)
+
+
+def _wait_elsewhere(result: SweepResult, steps: list[Step], display: Display) -> None:
+    """Points that another sweep is running: wait for them, so that this command's table is complete."""
+    names = {name for name, how in result.ended.items() if how is Ended.ELSEWHERE}
+    for step in steps:
+        folder = step.point.experiment.folder
+        if folder.name not in names:
+            continue
+        display.say(f"{folder.name} is running elsewhere; waiting for it (Ctrl-C leaves)")
+        lock = folder.lock()
+        while not lock.acquire():
+            if display.choice() is not Leaving.NO:
+                return
+            display.pause(0.5)
+        lock.release()
+        done = action_for(folder)
+        result.ended[folder.name] = Ended.ALREADY if done is Action.KEEP else Ended.FAILED
+
+
+__all__ = ["Action", "Step", "SweepResult", "TenfoldError", "action_for", "carry_out", "reconcile", "run_one", "run_requests"]
