@@ -1,0 +1,92 @@
+"""ConvLSTM (Shi et al. 2015) with circular padding: recurrent, one frame at a time. Direct."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from models.dlwp.config import ConvLSTM
+from models.layers.circular import CircularConvs, circular_conv
+
+#: Hidden and cell state of one layer, each ``[batch, hidden, height, width]``.
+State = tuple[Tensor, Tensor]
+
+
+class ConvLSTMCell(nn.Module):
+    """One 3x3 convolution of [input, hidden] to four gates in the order candidate (tanh), input, forget, output (sigmoid).
+
+    Takes a sequence: where several inputs are known at once (teacher forcing), their part of the convolution is computed in
+    one go, before the recurrence. Parameters: ``72 h^2 + 4 h``.
+    """
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.hidden = hidden
+        self.weight = nn.Parameter(torch.empty(4 * hidden, 2 * hidden, 3, 3))
+        self.bias = nn.Parameter(torch.empty(4 * hidden))
+        bound = (2 * hidden * 9) ** -0.5
+        nn.init.uniform_(self.weight, -bound, bound)
+        nn.init.uniform_(self.bias, -bound, bound)
+
+    def forward(self, inputs: Tensor, steps: int, state: State | None) -> tuple[Tensor, State]:
+        """Run over a sequence.
+
+        Args:
+            inputs: ``[steps * batch, hidden, height, width]``, time outermost.
+            state: None before the first frame (zeros).
+
+        Returns:
+            hidden of every frame, shaped as ``inputs``, and the last state.
+        """
+        if steps == 1 and state is not None:
+            gates = circular_conv(torch.cat([inputs, state[0]], dim=1), self.weight, self.bias)
+            state = self._update(gates, state)
+            return state[0], state
+        known = circular_conv(inputs, self.weight[:, : self.hidden], self.bias).chunk(steps)
+        recurrent = self.weight[:, self.hidden :]
+        outputs = []
+        for gates in known:
+            if state is not None:
+                gates = gates + circular_conv(state[0], recurrent)
+            state = self._update(gates, state)
+            outputs.append(state[0])
+        assert state is not None
+        return torch.cat(outputs), state
+
+    def _update(self, gates: Tensor, state: State | None) -> State:
+        candidate = torch.tanh(gates[:, : self.hidden])
+        enter, forget, leave = torch.sigmoid(gates[:, self.hidden :]).chunk(3, dim=1)
+        cell = enter * candidate if state is None else torch.addcmul(enter * candidate, forget, state[1])
+        return leave * torch.tanh(cell), cell
+
+
+class RecurrentConvLSTM(nn.Module):
+    """Frames to next frames, with a state. Parameters with 4 cells: ``306 h^2 + 37 h + 1``."""
+
+    residual = False
+    recurrent = True
+
+    def __init__(self, model: ConvLSTM) -> None:
+        super().__init__()
+        h = model.hidden
+        self.encoder = CircularConvs([1, h, h, h], activation="tanh", activate_last=False)
+        self.cells = nn.ModuleList(ConvLSTMCell(h) for _ in range(model.layers))
+        self.decoder = CircularConvs([h, 1], activation="tanh", activate_last=False)
+
+    def forward(self, frames: Tensor, states: list[State] | None) -> tuple[Tensor, list[State]]:
+        """Advance over a sequence of known frames.
+
+        Args:
+            frames: ``[time, batch, 1, height, width]``.
+            states: of all layers; None before the first frame.
+
+        Returns:
+            predictions of the frames after each of ``frames``, same shape, and the states.
+        """
+        steps = frames.shape[0]
+        field = self.encoder(frames.flatten(0, 1).contiguous(memory_format=torch.channels_last))
+        after = []
+        for index, cell in enumerate(self.cells):
+            field, state = cell(field, steps, None if states is None else states[index])
+            after.append(state)
+        return self.decoder(field).view(frames.shape), after

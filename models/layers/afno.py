@@ -1,0 +1,65 @@
+"""Adaptive Fourier neural operator block (Guibas et al. 2022; FourCastNet, Pathak et al. 2022)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.layers.pointwise import TruncatedLinear
+from models.layers.precision import full_precision
+from models.layers.spectral import analyse, as_complex, stored_modes, synthesise, transform
+
+
+class FourierMixer(nn.Module):
+    """Mixes tokens by a two-layer complex perceptron on their Fourier coefficients, block-diagonal over channels and shared by
+    all wavenumbers; coefficients are shrunk towards zero at the end.
+
+    All wavenumbers of the token grid are used (up to width/2 along the width). Published code cuts both axes at
+    ``height // 2 + 1``, which agrees with this on square grids only.
+    """
+
+    def __init__(self, channels: int, blocks: int, shrink: float) -> None:
+        super().__init__()
+        size = channels // blocks
+        self.blocks, self.shrink = blocks, shrink
+        self.weight1 = nn.Parameter(torch.empty(blocks, size, size, 2))
+        self.bias1 = nn.Parameter(torch.empty(blocks, 1, size, 2))
+        self.weight2 = nn.Parameter(torch.empty(blocks, size, size, 2))
+        self.bias2 = nn.Parameter(torch.empty(blocks, 1, size, 2))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Normal numbers with standard deviation 0.02."""
+        for parameter in self.parameters():
+            nn.init.normal_(parameter, 0.0, 0.02)
+
+    def forward(self, tokens: Tensor, base: Tensor) -> Tensor:
+        """``base`` plus the mixed tokens; both ``[width, height, batch, channel]``."""
+        width, height = tokens.shape[:2]
+        with full_precision(tokens.device):
+            basis = transform(width, height, stored_modes(width), height, "ortho", tokens.device)
+            modes = analyse(tokens.float(), basis)
+            rows = modes.view(modes.shape[0] * modes.shape[1], self.blocks, -1).transpose(0, 1)
+            hidden = torch.baddbmm(as_complex(self.bias1), rows, as_complex(self.weight1))
+            hidden = torch.view_as_complex(F.relu(torch.view_as_real(hidden)))
+            mixed = torch.baddbmm(as_complex(self.bias2), hidden, as_complex(self.weight2))
+            mixed = torch.view_as_complex(F.softshrink(torch.view_as_real(mixed), self.shrink))
+            return synthesise(mixed.transpose(0, 1).reshape(modes.shape), basis, base.float()).to(base.dtype)
+
+
+class AFNOBlock(nn.Module):
+    """Layer norm, Fourier mixer, skip; layer norm, perceptron (GELU), skip."""
+
+    def __init__(self, channels: int, blocks: int, mlp_ratio: int, shrink: float) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(channels)
+        self.mixer = FourierMixer(channels, blocks, shrink)
+        self.norm2 = nn.LayerNorm(channels)
+        self.expand = TruncatedLinear(channels, mlp_ratio * channels)
+        self.contract = TruncatedLinear(mlp_ratio * channels, channels)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """``[width, height, batch, channel]``, same shape out."""
+        tokens = self.mixer(self.norm1(tokens), tokens)
+        return tokens + self.contract(F.gelu(self.expand(self.norm2(tokens))))

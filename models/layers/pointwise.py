@@ -1,0 +1,89 @@
+"""Networks that act on each grid point alone; fields have their channels last."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from models.layers.precision import autocasting
+
+#: A hidden map of more elements than this (4 MiB of float32) is recomputed in backward instead of kept.
+KEEP_ELEMENTS = 1 << 20
+#: Elements of the hidden map that are worked on at a time on a CPU: 1 MiB stays in its cache.
+CHUNK_ELEMENTS = 1 << 18
+
+
+class TruncatedLinear(nn.Linear):
+    """Linear layer with the transformers' initialisation: weights normal (0.02, cut at two units), biases zero."""
+
+    def reset_parameters(self) -> None:
+        """Called by the constructor, so that it also holds where parameters are sharded as soon as they are made."""
+        nn.init.trunc_normal_(self.weight, std=0.02)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+
+class _Perceptron(torch.autograd.Function):
+    """Linear, GELU, linear over rows, chunk by chunk; backward recomputes the hidden map from the input.
+
+    For lifting and projection of Fourier operators the hidden map (256 channels at every point) is by far the largest tensor
+    of the model, and writing it to fresh memory costs more than computing it twice in cache.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, chunk: int) -> Tensor:
+        ctx.save_for_backward(x, w1, b1, w2)
+        ctx.chunk = chunk
+        parts = [torch.addmm(b2, F.gelu(torch.addmm(b1, part, w1.t())), w2.t()) for part in x.split(chunk)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, w1, b1, w2 = ctx.saved_tensors
+        grad = grad.contiguous()
+        grad_w1, grad_b1, grad_w2 = torch.zeros_like(w1), torch.zeros_like(b1), torch.zeros_like(w2)
+        grad_x = []
+        for part, grad_part in zip(x.split(ctx.chunk), grad.split(ctx.chunk), strict=True):
+            before = torch.addmm(b1, part, w1.t())
+            grad_w2.addmm_(grad_part.t(), F.gelu(before))
+            grad_before = torch.ops.aten.gelu_backward(torch.mm(grad_part, w2), before)
+            grad_w1.addmm_(grad_before.t(), part)
+            grad_b1.add_(grad_before.sum(0))
+            if ctx.needs_input_grad[0]:
+                grad_x.append(torch.mm(grad_before, w1))
+        return torch.cat(grad_x) if grad_x else None, grad_w1, grad_b1, grad_w2, grad.sum(0), None
+
+
+class PointwisePerceptron(nn.Module):
+    """Linear, GELU, linear at each grid point. Parameters: ``(in + 1) hidden + (hidden + 1) out``."""
+
+    def __init__(self, in_channels: int, hidden: int, out_channels: int) -> None:
+        super().__init__()
+        self.hidden = hidden
+        # Held by this module itself: all four are used together in one forward.
+        self.weight1 = nn.Parameter(torch.empty(hidden, in_channels))
+        self.bias1 = nn.Parameter(torch.empty(hidden))
+        self.weight2 = nn.Parameter(torch.empty(out_channels, hidden))
+        self.bias2 = nn.Parameter(torch.empty(out_channels))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """As ``nn.Linear``: uniform within 1 / sqrt(inputs)."""
+        for weight, bias in ((self.weight1, self.bias1), (self.weight2, self.bias2)):
+            bound = weight.shape[1] ** -0.5
+            nn.init.uniform_(weight, -bound, bound)
+            nn.init.uniform_(bias, -bound, bound)
+
+    def forward(self, field: Tensor) -> Tensor:
+        """``[..., in] -> [..., out]``."""
+        rows = field.numel() // field.shape[-1]
+        if rows * self.hidden <= KEEP_ELEMENTS or autocasting(field.device):
+            return F.linear(F.gelu(F.linear(field, self.weight1, self.bias1)), self.weight2, self.bias2)
+        chunk = max(CHUNK_ELEMENTS // self.hidden, 1) if field.device.type == "cpu" else rows
+        flat = _Perceptron.apply(field.reshape(rows, -1), self.weight1, self.bias1, self.weight2, self.bias2, chunk)
+        return flat.view(*field.shape[:-1], -1)
