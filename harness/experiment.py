@@ -53,20 +53,23 @@ class Experiment:
                 raise ConfigError(f"key '{name}' has no value", where=source, next_step="tenfold systems")
         room = registry.config(str(raw["system"]))
         catalogue: Catalogue = room.CATALOGUE
-        raw["size"] = catalogue.size(raw["variant"], None if raw.get("size") is None else str(raw["size"]), raw["scale"])
+        try:
+            raw["size"] = catalogue.size(raw["variant"], None if raw.get("size") is None else str(raw["size"]), raw["scale"])
+        except ConfigError as error:
+            raise _located(error, source) from error
         model_keys, data_keys = raw.pop("model", None) or {}, raw.pop("data", None) or {}
         preset = room.model_preset(raw["variant"], raw["size"], raw["scale"])
         config = _typed(ExperimentConfig, {k: v for k, v in raw.items() if k != "identity"}, "", source)
         config.model = _typed(preset, model_keys, "model.", source)
         config.data = _typed(room.Data, data_keys, "data.", source)
+        if config.train.micro_batch is None and config.ranks > 0:
+            config.train.micro_batch = max(config.train.global_batch // config.ranks, 1)
         experiment = cls(config)
         check(config, source)
         try:
             room.check(experiment.light_point)
         except ConfigError as error:
-            raise ConfigError(
-                error.what, where=f"{source}: {error.where}" if error.where else source, next_step=error.next_step
-            ) from error
+            raise _located(error, source) from error
         return experiment
 
     @classmethod
@@ -189,6 +192,11 @@ class _LightPoint:
     global_batch: int
     micro_batch: int
     data_root: Path
+
+
+def _located(error: ConfigError, source: str) -> ConfigError:
+    """The same error, saying which file or command line it is about."""
+    return ConfigError(error.what, where=f"{source}: {error.where}" if error.where else source, next_step=error.next_step)
 
 
 def _typed(schema: Any, keys: Mapping[str, Any], prefix: str, source: str) -> Any:
