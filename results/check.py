@@ -45,15 +45,13 @@ def check_run(folder: RunFolder) -> list[str]:
         found.append(error.what)
     for attempt in folder.attempts():
         found += [f"{attempt.path.name}: {text}" for text in _attempt(attempt)]
-    if not folder.series.exists() and any((attempt.path / "outcome.json").exists() for attempt in folder.attempts()):
-        found.append("series.zarr is missing")
     found += _series(folder)
     try:
         record = folder.read_record()
     except ResultError as error:
         return [*found, error.what]
     if record is None:
-        if not running and any((attempt.path / "outcome.json").exists() for attempt in folder.attempts()):
+        if not running and any(_completed(attempt) for attempt in folder.attempts()):
             found.append("an attempt completed, but record.json is missing")
         return found
     wrong = problems(record)
@@ -84,7 +82,7 @@ def _torn(folder: RunFolder, running: bool) -> list[str]:
 def _attempt(attempt: Attempt) -> list[str]:
     """Order of the steps, negative times, torn lines of an attempt that ended well, peaks and phases of its ranks."""
     found = []
-    completed = (attempt.path / "outcome.json").exists()
+    completed = _completed(attempt)
     for path in sorted((attempt.path / "steps").glob("*.jsonl")):
         lines = path.read_text(errors="replace").splitlines()
         previous = -1
@@ -109,6 +107,10 @@ def _attempt(attempt: Attempt) -> list[str]:
         if isinstance(plain, dict):
             found += [f"ranks/{path.name}: {text}" for text in _phases(plain.get("phases_s"), plain.get("total_s"))]
     return found
+
+
+def _completed(attempt: Attempt) -> bool:
+    return (attempt.path / "outcome.json").exists()
 
 
 def _phases(phases: Any, total: Any) -> list[str]:
@@ -164,20 +166,22 @@ def _against_attempts(folder: RunFolder, record: dict[str, Any]) -> list[str]:
 
 def _series(folder: RunFolder) -> list[str]:
     """Shape of the consolidated steps: one row per rank of the attempt, all quantities alike."""
+    stepped = [attempt for attempt in folder.attempts() if _completed(attempt) and attempt.steps_file(0).exists()]
     if not folder.series.exists():
-        return []
+        return ["series.zarr is missing"] if stepped else []
     import zarr
 
     try:
         root = zarr.open_group(str(folder.series), mode="r")
         groups = dict(root.groups())
-    except Exception as error:  # noqa: BLE001  zarr raises what its store, codec or metadata raise
+    except Exception as error:  # zarr raises what its store, codec or metadata raise
         return [f"series.zarr cannot be opened: {error}"]
     found = []
     for attempt in folder.attempts():
         name = attempt.path.name
         ranks = attempt.read("attempt", {}).get("ranks")
         if name not in groups:
+            found += [f"series.zarr lacks {name}, which completed"] if attempt in stepped else []
             continue
         shapes = {array: item.shape for array, item in groups[name].arrays() if array != "step"}
         if len(set(shapes.values())) > 1:

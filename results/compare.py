@@ -39,8 +39,8 @@ def compare(
         ``metric, unit, differs`` (key -> [a, b])``, pairs`` (keys of the pair, ``run_a, run_b, a, b``)``, ratio, low, high,
         count`` (geometric mean of a/b with its 95 % interval; null where there is no pair or a value is not positive)``,
         difference`` (mean of a - b, likewise)``, verdict, reason, dropped`` (``run, reason``).
-        Verdicts on ``a``: ``faster, slower`` for times and throughputs, ``better, worse`` for other metrics with a direction, ``lower, higher``
-        without, or ``cannot tell``.
+        Verdicts on ``a``: ``faster, slower`` for times and throughputs, ``better, worse`` for other metrics with a direction,
+        ``lower, higher`` without, or ``cannot tell``.
     """
     spec = spec_of(metric, dict(specs or {}))
     dropped: list[dict[str, str]] = []

@@ -98,7 +98,7 @@ def load_panels(path: Path) -> Panels:
         ResultError: the file is missing, damaged, or no picture.
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             return Panels(
                 name=path.stem,
                 values=arrays["panels"],
@@ -117,7 +117,7 @@ def find_panels(folder: Path) -> list[Path]:
     found = []
     for path in sorted(folder.glob("*.npz")):
         try:
-            with np.load(path, allow_pickle=False) as arrays:
+            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
                 if "panels" in arrays.files:
                     found.append(path)
         except (OSError, ValueError, EOFError, zipfile.BadZipFile):

@@ -151,7 +151,7 @@ def load_samples(row: Mapping[str, Any], runs_root: Path) -> dict[str, NDArray[n
     if not path.exists():
         return {}
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             return {name: np.asarray(arrays[name], dtype=np.float64) for name in arrays.files}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise ResultError(f"samples.npz is damaged: {error}", where=str(path), next_step=f"tenfold retry {row['run']}") from error

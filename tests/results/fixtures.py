@@ -15,7 +15,8 @@ import yaml
 
 from results.merge import build_record
 from results.pictures import save_panels
-from results.runfolder import RunFolder
+from results.runfolder import Attempt, RunFolder
+from results.series import create_series, write_series
 
 GIB = 2**30
 PERSISTENCE = 0.28
@@ -94,7 +95,17 @@ def fake_study(root: Path, *, name: str = "dlwp_scaling", steps: int = 60, whole
 
 
 def write_run(
-    runs: Path, number: int, stage: str, variant: str, size: str, seed: int, engine: str, ranks: int, *, steps: int = 60
+    runs: Path,
+    number: int,
+    stage: str,
+    variant: str,
+    size: str,
+    seed: int,
+    engine: str,
+    ranks: int,
+    *,
+    steps: int = 60,
+    series: bool = False,
 ) -> str:
     """One run folder; returns its name. ConvLSTM 50k of seed 1 is a failed run."""
     identity = hashlib.sha256(f"{stage}{variant}{size}{seed}{engine}{ranks}".encode()).hexdigest()
@@ -162,6 +173,10 @@ def write_run(
         (folder / "samples.npz").write_bytes(stream.getvalue())
     for path, text in write.items():
         path.write_text(text)
+    if series:
+        store = Attempt(attempt)
+        create_series(RunFolder(folder), store, ranks=ranks, first_step=0, steps=steps)
+        write_series(RunFolder(folder), store, 0)
     (folder / "record.json").write_text(json.dumps(build_record(RunFolder(folder)).as_dict()))
     if size == "50k" and seed == 0 and not failed:
         save_panels(folder / "artifacts", "rollout", **_fields(rmse))
