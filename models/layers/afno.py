@@ -62,4 +62,5 @@ class AFNOBlock(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """``[width, height, batch, channel]``, same shape out."""
         tokens = self.mixer(self.norm1(tokens), tokens)
-        return tokens + self.contract(F.gelu(self.expand(self.norm2(tokens))))
+        increment: Tensor = self.contract(F.gelu(self.expand(self.norm2(tokens))))
+        return tokens + increment

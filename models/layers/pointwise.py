@@ -38,7 +38,7 @@ class _Perceptron(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, chunk: int) -> Tensor:
         ctx.save_for_backward(x, w1, b1, w2)
         ctx.chunk = chunk
-        parts = [torch.addmm(b2, F.gelu(torch.addmm(b1, part, w1.t())), w2.t()) for part in x.split(chunk)]
+        parts = [torch.addmm(b2, F.gelu(torch.addmm(b1, part, w1.t())), w2.t()) for part in torch.split(x, chunk)]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     @staticmethod
@@ -48,7 +48,7 @@ class _Perceptron(torch.autograd.Function):
         grad = grad.contiguous()
         grad_w1, grad_b1, grad_w2 = torch.zeros_like(w1), torch.zeros_like(b1), torch.zeros_like(w2)
         grad_x = []
-        for part, grad_part in zip(x.split(ctx.chunk), grad.split(ctx.chunk), strict=True):
+        for part, grad_part in zip(torch.split(x, ctx.chunk), torch.split(grad, ctx.chunk), strict=True):
             before = torch.addmm(b1, part, w1.t())
             grad_w2.addmm_(grad_part.t(), F.gelu(before))
             grad_before = torch.ops.aten.gelu_backward(torch.mm(grad_part, w2), before)
@@ -85,5 +85,7 @@ class PointwisePerceptron(nn.Module):
         if rows * self.hidden <= KEEP_ELEMENTS or autocasting(field.device):
             return F.linear(F.gelu(F.linear(field, self.weight1, self.bias1)), self.weight2, self.bias2)
         chunk = max(CHUNK_ELEMENTS // self.hidden, 1) if field.device.type == "cpu" else rows
-        flat = _Perceptron.apply(field.reshape(rows, -1), self.weight1, self.bias1, self.weight2, self.bias2, chunk)
+        flat: Tensor = _Perceptron.apply(  # type: ignore[no-untyped-call]
+            field.reshape(rows, -1), self.weight1, self.bias1, self.weight2, self.bias2, chunk
+        )
         return flat.view(*field.shape[:-1], -1)

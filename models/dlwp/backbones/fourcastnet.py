@@ -36,8 +36,8 @@ class AFNO(nn.Module):
         batch, context, height, width = frames.shape
         p = self.patch
         patches = frames.reshape(batch, context, height // p, p, width // p, p).permute(4, 2, 0, 1, 3, 5)
-        tokens = self.embed(patches.reshape(width // p, height // p, batch, context * p * p)) + self.position
+        tokens: Tensor = self.embed(patches.reshape(width // p, height // p, batch, context * p * p)) + self.position
         for block in self.blocks:
             tokens = block(tokens)
-        pixels = self.head(tokens).view(width // p, height // p, batch, p, p)
+        pixels: Tensor = self.head(tokens).view(width // p, height // p, batch, p, p)
         return pixels.permute(2, 1, 3, 0, 4).reshape(batch, 1, height, width)
