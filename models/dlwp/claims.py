@@ -6,7 +6,6 @@ scored on the same samples. An arm of fewer than two seeds says nothing about it
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
 
