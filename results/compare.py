@@ -110,7 +110,7 @@ def _verdict(pairs: Sequence[Mapping[str, Any]], spec: MetricSpec) -> dict[str, 
         interval = paired_ratio(a, b).ratio
         below, above = interval.high < 1, interval.low > 1
         plain = interval.as_dict()
-        ratio = {"ratio": plain["effect"], "low": plain["low"], "high": plain["high"]}
+        ratio = {"ratio": plain["effect"], **({"low": plain["low"], "high": plain["high"]} if count > 1 else {})}
     else:  # no ratio of a slope or a correlation that may be negative
         below = difference["high"] is not None and difference["high"] < 0
         above = difference["low"] is not None and difference["low"] > 0

@@ -98,7 +98,7 @@ class SaturationFit:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain form."""
-        return asdict(self)
+        return {**asdict(self), "intervals": {name: list(bounds) for name, bounds in self.intervals.items()}}
 
 
 def fit_power_law(params: ArrayLike, rmse: ArrayLike, *, offset: bool = True, robust: bool = False) -> PowerLaw:

@@ -133,7 +133,7 @@ def render_png(path: Path, dark: bool = False) -> bytes:
 
     theme = DARK if dark else LIGHT
     figure = _draw(load_panels(path), ink=theme["ink"])
-    figure.set_facecolor(theme["ground"])
+    figure.patch.set(facecolor=theme["ground"], alpha=1.0)
     stream = io.BytesIO()
     FigureCanvasAgg(figure).print_png(stream)
     return stream.getvalue()

@@ -12,7 +12,8 @@ from tests.results.fixtures import Synthetic, fake_study
 
 CLAIMS = [
     {
-        "claim": "fno2d-beats-persistence", "scale": "small", "statement": "FNO2D stays below 0.6 x persistence", "source": "synthetic",
+        "claim": "fno2d-beats-persistence", "scale": "small", "statement": "FNO2D stays below 0.6 x persistence",
+        "source": "synthetic",
         "verdict": "holds", "effect": 0.36, "low": 0.31, "high": 0.41, "bound": 0.6, "detail": "3 seeds at 50k",
     },
     {
