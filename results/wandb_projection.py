@@ -170,7 +170,7 @@ def _write(
         if record.failure:
             run.summary.update({"failure_class": record.failure["class"], "failure_reason": record.failure["reason"]})
     finally:
-        run.finish(exit_code=0 if record.status == "completed" else 1, quiet=True)
+        run.finish(exit_code=0 if record.status == "completed" else 1)
     return last
 
 
@@ -200,7 +200,7 @@ def upload(folder: RunFolder, *, timeout_s: float = 600) -> bool:
     if not state or state.get("uploaded"):
         return bool(state)
     for part in offline_parts(folder):
-        command = [sys.executable, "-m", "wandb", "sync", "--no-mark-synced", str(part)]
+        command = [sys.executable, "-m", "wandb", "sync", str(part)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, cwd=folder.path)
         if done.returncode:
             lines = (done.stderr or done.stdout).strip().splitlines() or ["no output"]
