@@ -8,6 +8,7 @@ every other row has its own, symmetric about zero where it holds both signs.
 from __future__ import annotations
 
 import io
+import textwrap
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -153,8 +154,8 @@ def _draw(panels: Panels, *, ink: str) -> Figure:
 
     rows, columns = panels.values.shape[:2]
     height, width = panels.values.shape[2:]
-    cell = 1.35
-    figure = Figure(figsize=(columns * cell + 1.5, rows * cell * height / width + 0.35), layout="constrained", dpi=110)
+    cell = 1.35 if columns > 4 else 1.8
+    figure = Figure(figsize=(columns * cell + 1.5, rows * cell * height / width + 0.5), layout="constrained", dpi=110)
     figure.patch.set_alpha(0.0)
     axes: Any = figure.subplots(rows, columns, squeeze=False)
     images: list[Any] = []
@@ -170,7 +171,8 @@ def _draw(panels: Panels, *, ink: str) -> Figure:
             for side in axis.spines.values():
                 side.set_visible(False)
             if row == 0:
-                axis.set_title(panels.column_titles[column], fontsize=9, color=ink)
+                title = textwrap.fill(panels.column_titles[column], width=int(cell * 11))  # about eleven characters an inch
+                axis.set_title(title, fontsize=9, color=ink)
         axes[row, 0].set_ylabel(panels.row_titles[row], fontsize=9, color=ink)
         images.append(image)
     done: set[int] = set()

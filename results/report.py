@@ -75,6 +75,7 @@ def render(
     rule = (index.get("analysis") or {}).get("no_skill") or {}
     context: dict[str, Any] = {
         "index": index,
+        "paper": index.get("paper") or "the paper",
         "light": LIGHT,
         "dark": DARK,
         "lede": report_text.lede(index, rows, analysis),

@@ -37,7 +37,7 @@ def lede(index: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], analysis: 
     parts = [index.get("description", "").strip()]
     runs = _count(counts["runs"], "run")
     parts.append(
-        f"The study made {runs} of {index['system']} at scale {index['scale']}: {_count(len(variants), 'variant')}, "
+        f"The study made {runs} of {index.get('system_title') or index['system']} at scale {index['scale']}: {_count(len(variants), 'variant')}, "
         f"{_count(len(sizes), 'size')}, up to {_count(len(seeds), 'seed')}."
     )
     rest = [f"{counts[word]} {word}" for word in ("failed", "damaged", "running", "pending") if counts[word]]

@@ -55,7 +55,8 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "h")
 
 def style(names: Sequence[str]) -> dict[str, tuple[str, str]]:
     """Colour and marker of each series, by its place in ``names`` (the study's order), the same in all figures."""
-    return {name: (LIGHT[f"s{index % 8}"], MARKERS[index % 8]) for index, name in enumerate(names)}
+    # past eight the colours come again, each with the next marker: 64 looks
+    return {name: (LIGHT[f"s{index % 8}"], MARKERS[(index + index // 8) % 8]) for index, name in enumerate(names)}
 
 
 @contextmanager

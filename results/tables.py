@@ -18,6 +18,10 @@ Row = Mapping[str, Any]
 
 FORMATS = ("text", "md", "csv", "json", "tex")
 
+#: What a system calls its error divided by that of doing nothing; shown where it declares it.
+_SKILL = ("skill", "skill_ratio")
+_SHORT = {"step_s": "step", "peak_gib": "peak", "plan_peak_ratio": "plan/peak", "skill_ratio": "skill"}
+
 
 @dataclass(frozen=True, slots=True)
 class Column:
@@ -45,6 +49,9 @@ def render(
         summary: one line per experiment, mean and 95 % interval over seeds and repeats (:func:`summarise`).
         index: the study's index, for its metrics' units, its primary metric and its variants' titles.
 
+    Returns:
+        The table without a final newline.
+
     Raises:
         ConfigError: there is no such format.
     """
@@ -58,9 +65,9 @@ def render(
     columns = _summary_columns(groups, metrics, index) if summary else row_columns(rows, metrics, index)
     lines: Sequence[Row] = groups if summary else rows
     if fmt == "csv":
-        return _csv(columns, lines)
+        return _csv(columns, lines).rstrip("\n")
     cells = [[column.text(column.get(line)) for column in columns] for line in lines]
-    return {"text": _text, "md": _markdown, "tex": _latex}[fmt](columns, cells)
+    return {"text": _text, "md": _markdown, "tex": _latex}[fmt](columns, cells).rstrip("\n")
 
 
 def summarise(rows: Iterable[Row]) -> list[dict[str, Any]]:
@@ -115,7 +122,7 @@ def heading(name: str, index: Mapping[str, Any] | None = None) -> str:
     """A metric's heading: its name, with the unit where the name does not carry it."""
     declared = (index or {}).get("metrics", {}).get(name)
     unit = declared["unit"] if declared else spec_of(name).unit
-    short = {"step_s": "step", "peak_gib": "peak", "plan_peak_ratio": "plan/peak"}.get(name, name)
+    short = _SHORT.get(name, name)
     return short if unit in ("1", "") else f"{short} [{unit}]"
 
 
@@ -144,7 +151,8 @@ def row_columns(rows: Sequence[Row], metrics: Sequence[str] | None, index: Mappi
         return [*columns, *(_metric(name, index) for name in metrics)]
     primary = primary_metric(rows, index)
     columns += [_metric(primary, index)] if primary else []
-    columns += [_metric("skill", index)] if any("skill" in row["metrics"] for row in rows) else []
+    skill = next((name for name in _SKILL if any(name in row["metrics"] for row in rows)), None)
+    columns += [_metric(skill, index)] if skill else []
     columns += [
         _metric("peak_gib", index),
         _metric("step_s", index),

@@ -79,7 +79,7 @@ def fake_study(root: Path, *, name: str = "dlwp_scaling", steps: int = 60, whole
         "metrics": {
             "rmse": {"unit": "1", "direction": "min", "title": "closed-loop RMSE"},
             "persistence_rmse": {"unit": "1", "direction": "none", "title": "RMSE of persistence"},
-            "skill": {"unit": "1", "direction": "min", "title": "RMSE / persistence"},
+            "skill_ratio": {"unit": "1", "direction": "min", "title": "RMSE / persistence"},
         },
         "variants": VARIANTS,
         "runs": entries,
@@ -123,8 +123,8 @@ def write_run(
     step_s = 0.03 * (params / 2e4) ** 0.3 * (1 + 0.35 * (engine != "torch")) * math.exp(random.normal() * 0.02)
     peak = 0.55 + 0.03 * (params / 2e4) ** 0.5 + 0.12 * (engine != "torch") + random.normal() * 0.003
     timed = {"step_s": step_s, "step_s_p5": 0.93 * step_s, "step_s_p95": 1.12 * step_s}
-    scores = {"rmse": rmse, "persistence_rmse": PERSISTENCE, "skill": rmse / PERSISTENCE}
-    directions = {"rmse": "min", "persistence_rmse": "none", "skill": "min"}
+    scores = {"rmse": rmse, "persistence_rmse": PERSISTENCE, "skill_ratio": rmse / PERSISTENCE}
+    directions = {"rmse": "min", "persistence_rmse": "none", "skill_ratio": "min"}
     started = f"2026-01-05T10:{number % 60:02d}:00+00:00"
     ended = f"2026-01-05T10:{number % 60:02d}:48+00:00"
     config = {

@@ -113,6 +113,7 @@ def test_nothing_to_draw(study: Synthetic) -> None:
 def test_looks_are_distinct_and_readable() -> None:
     looks = style([str(number) for number in range(8)])
     assert len(set(looks.values())) == len({marker for _, marker in looks.values()}) == len(MARKERS) == 8
+    assert len(set(style([str(number) for number in range(20)]).values())) == 20
     assert set(LIGHT) == set(DARK)
 
     def luminance(colour: str) -> float:
