@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from models.dlwp.backbones import build
 from models.dlwp.backbones.baselines import climatology, persistence
 from models.dlwp.config import CATALOGUE, Data
-from models.dlwp.data import NavierStokesStore, Trajectories, fingerprint, open_trajectories
+from models.dlwp.data import NavierStokesStore, fingerprint
 from models.dlwp.metrics import root_mean, scores, squared_error
 from models.dlwp.rollout import Rollout
+from models.dlwp.trajectories import MEMORY_LIMIT_BYTES, Trajectories, open_trajectories
 from models.stores import StoreSpec
 from models.system import Batch, Context, Draw, Outcome, ParamGroup, Point, TrainData, TrainedSystem
 
@@ -113,10 +114,11 @@ class Dlwp(TrainedSystem):
         return {"val_rmse": root_mean(rated[:, 0])}
 
     def plan_parts(self, point: Point) -> Mapping[str, int]:
-        """Bytes of the splits held in memory."""
+        """Bytes of the splits held in memory; larger ones are read from disk as needed."""
         data: Data = point.data
         each = data.frames * data.resolution**2 * 4
-        return {"training data": data.train * each, "test data": data.test * each}
+        splits = {"training data": data.train * each, "test data": data.test * each}
+        return {name: size for name, size in splits.items() if size <= MEMORY_LIMIT_BYTES}
 
     def pictures(self, point: Point, model: nn.Module, context: Context) -> None:
         """Truth, prediction and error of the first test window at the first, the middle and the last closed-loop output."""
