@@ -10,6 +10,7 @@ import os
 import shutil
 import socket
 import sys
+import time
 import traceback
 from pathlib import Path
 from typing import Any
@@ -187,6 +188,16 @@ def _write_outcome(context: Any, outcome: Any) -> None:
     )
 
 
+#: How long a rank whose peer is gone waits for the peer's own account.
+COLLATERAL_WAIT_S = 2.0
+_PEER_GONE = ("closed by peer", "reset by peer", "broken pipe", "remote process exited", "socket closed", "peer is unreachable")
+
+
+def _follows_from_another_rank(error: BaseException) -> bool:
+    """Whether a rank failed only because another one is gone."""
+    return any(mark in str(error).lower() for mark in _PEER_GONE)
+
+
 def _record_failure(folder: RunFolder, rank: int, error: BaseException, state: dict[str, Any]) -> int:
     """Say what happened in the log, in ``failure.json`` (the first rank's word stays) and in the record."""
     trace = "".join(traceback.format_exception(error))
@@ -201,6 +212,9 @@ def _record_failure(folder: RunFolder, rank: int, error: BaseException, state: d
     else:
         failure = failure_from_exception(error, rank=rank, step=step, host=host, run=folder.name, trace=trace)
     try:
+        if _follows_from_another_rank(error):
+            # Whoever failed first (or, if it was killed, its launcher) is about to say so: let its word be the record.
+            time.sleep(COLLATERAL_WAIT_S)
         attempt.fail(failure)
         if context is not None:
             _write_rank(context, EnergyCounter())

@@ -112,6 +112,8 @@ class RankProcesses:
             if failed:
                 self._failed_rank = self._blame(failed, codes)
                 self._kill_at = now + GRACE_S
+                if (codes[self._failed_rank] or 0) < 0:
+                    self._speak_for(self._failed_rank, codes[self._failed_rank] or 0)
         if self._deadline is not None and now > self._deadline and None in codes:
             self.stop(FailureClass.TIMEOUT, f"the limit of {self.request.time_limit_s:g} s was reached")
             self._deadline = None
@@ -163,7 +165,7 @@ class RankProcesses:
 
         attempt = self.attempt()
         bad = any(code != 0 for code in codes)
-        if attempt is None:
+        if attempt is None:  # not even rank 0 got that far
             attempt = self.folder.claim_attempt()
         attempt.write(
             "launch",
@@ -177,19 +179,7 @@ class RankProcesses:
         completed = attempt.read("outcome") is not None
         if bad and not completed:
             rank = self._failed_rank or 0
-            tail = self._tail(attempt, rank)
-            kind, reason = classify_exit(codes[rank], tail)
-            attempt.fail(
-                Failure(
-                    kind=kind,
-                    reason=reason,
-                    rank=rank,
-                    step=_last_step(attempt),
-                    host=socket.gethostname(),
-                    next_step=NEXT_STEP[kind].format(run=self.folder.name),
-                    traceback=tail,
-                )
-            )
+            self._speak_for(rank, codes[rank])
         elif not completed:
             attempt.fail(
                 Failure(
@@ -201,6 +191,25 @@ class RankProcesses:
         write_record(self.folder)
         for rank in range(self.request.ranks):
             (self.folder.path / f".launch-{rank}.txt").unlink(missing_ok=True)
+
+    def _speak_for(self, rank: int, code: int) -> None:
+        """Record the failure of a rank that cannot do so itself; a failure recorded earlier stays."""
+        attempt = self.attempt()
+        if attempt is None:
+            return
+        tail = self._tail(attempt, rank)
+        kind, reason = classify_exit(code, tail)
+        attempt.fail(
+            Failure(
+                kind=kind,
+                reason=reason,
+                rank=rank,
+                step=_last_step(attempt),
+                host=socket.gethostname(),
+                next_step=NEXT_STEP[kind].format(run=self.folder.name),
+                traceback=tail,
+            )
+        )
 
     def _tail(self, attempt: Attempt, rank: int) -> str:
         for path in (attempt.log(rank), self.folder.path / f".launch-{rank}.txt"):

@@ -1,4 +1,5 @@
-"""Finds systems: every package under ``models`` with a ``config.py``, and entry points in the group ``tenfold.systems``.
+"""Finds systems: every package under ``models`` with a ``config.py``, entry points in the group ``tenfold.systems``, and packages
+named in ``TENFOLD_SYSTEMS`` (``name=package,name=package``), to try one without installing it.
 
 ``config`` is cheap (no torch) and serves composing, listing and ``--help``; ``system`` imports torch.
 """
@@ -7,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import os
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -29,6 +31,11 @@ def packages() -> dict[str, str]:
         if entry.name in found:
             raise ConfigError(f"two systems are called '{entry.name}'", where=f"entry point {entry.value}")
         found[entry.name] = entry.value
+    for pair in filter(None, os.environ.get("TENFOLD_SYSTEMS", "").split(",")):
+        name, sign, package = pair.partition("=")
+        if not sign or name in found:
+            raise ConfigError(f"'{pair}' is not a new name=package", where="environment: TENFOLD_SYSTEMS")
+        found[name] = package
     return found
 
 

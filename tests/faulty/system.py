@@ -1,0 +1,82 @@
+"""The faults themselves."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from models.system import Batch, Context, Draw, Outcome, Point, TrainData, TrainedSystem
+from tests.faulty.config import CATALOGUE
+
+
+def _is_last_rank() -> bool:
+    return int(os.environ["RANK"]) == int(os.environ["WORLD_SIZE"]) - 1
+
+
+class _Samples:
+    def __init__(self, count: int) -> None:
+        self.num_samples = count
+
+    def batch(self, draws: Sequence[Draw]) -> Batch:
+        rows = [np.random.Generator(np.random.Philox(draw.sample)).standard_normal(8) for draw in draws]
+        return {"x": torch.tensor(np.array(rows), dtype=torch.float32)}
+
+
+class Faulty(TrainedSystem):
+    catalogue = CATALOGUE
+
+    def build_model(self, point: Point) -> nn.Module:
+        return nn.Sequential(nn.Linear(8, point.model.width), nn.Dropout(0.1), nn.Tanh(), nn.Linear(point.model.width, 1))
+
+    def example_batch(self, point: Point, batch_size: int) -> Batch:
+        return {"x": torch.zeros(batch_size, 8)}
+
+    def loss(self, point: Point, model: nn.Module, batch: Batch) -> Tensor:
+        return (model(batch["x"]) - batch["x"].sum(1, keepdim=True)).square().mean()
+
+    def open_data(self, point: Point) -> TrainData:
+        return _Samples(point.data.samples)
+
+    def after_step(self, point: Point, model: nn.Module, step: int) -> None:
+        if step == 3:
+            self._fault(point.variant, model)
+        if point.variant == "cut" and step == 11 and not Path("cut-once").exists():
+            Path("cut-once").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        if point.variant == "slow":
+            while not Path("go").exists():
+                threading.Event().wait(0.05)
+
+    def _fault(self, variant: str, model: nn.Module) -> None:
+        if variant == "nan":
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter.fill_(float("nan"))
+        elif variant == "hungry":
+            resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
+            torch.ones(16 << 30, dtype=torch.uint8)
+        elif variant == "killed" and _is_last_rank():
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif variant == "raising" and _is_last_rank():
+            raise RuntimeError("a fault on purpose")
+        elif variant == "silent":
+            os._exit(0)
+
+    def evaluate(self, point: Point, model: nn.Module, context: Context) -> Outcome:
+        index, weight = context.shard(16)
+        x = _Samples(16).batch([Draw(int(i) + 1000, 0) for i in index])["x"]
+        with torch.no_grad():
+            error = (model(x) - x.sum(1, keepdim=True)).square().mean(1).double().numpy()
+        error = context.all_gather(error)[context.all_gather(weight) > 0]
+        return Outcome(metrics={"score": float(np.sqrt(error.mean()))}, samples={"score_squared": error})
+
+
+SYSTEM = Faulty()
