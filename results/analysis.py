@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from results.analysis_runs import counts, distinct, failures, hardware, planner, span
 from results.equality import gate
 from results.fits import fit_saturation
 from results.metrics import spec_of
 from results.pareto import front
 from results.record import Status
-from results.rows import DAMAGED, Row, value
-from results.runfolder import Attempt, RunFolder
+from results.rows import Row, value
+from results.runfolder import RunFolder
 from results.series import read_run_steps
 
 SCHEMA = 1
@@ -50,16 +50,16 @@ def analyse(
     return {
         "schema": SCHEMA,
         "study": index["study"],
-        "counts": _counts(rows),
+        "counts": counts(rows),
         "data": sorted({row["data"] for row in completed if row["data"]}),
-        "span": _span(rows, runs_root),
+        "span": span(rows, runs_root),
         "claims": [dict(claim) for claim in claims],
         "fits": [curve for fit in wanted.get("fits", ()) for curve in _fits(fit, completed, index)],
         "fronts": [_front(entry, completed, index) for entry in wanted.get("fronts", ())],
         "equality": _equality(wanted["equality"], rows, runs_root) if wanted.get("equality") else None,
-        "failures": _failures(rows),
-        "hardware": _hardware(rows, runs_root),
-        "planner": _planner(completed),
+        "failures": failures(rows),
+        "hardware": hardware(rows, runs_root),
+        "planner": planner(completed, runs_root),
         "published": [dict(row) for row in published],
     }
 
@@ -74,60 +74,14 @@ def has_skill(row: Row, rule: Mapping[str, Any] | None) -> bool:
     return score <= float(rule.get("above", NO_SKILL_ABOVE)) * reference
 
 
-def _distinct(rows: Iterable[Row]) -> list[Row]:
-    """One row per run, for what counts runs rather than places in the study."""
-    return list({row["run"]: row for row in rows}.values())
-
-
-def _counts(rows: Sequence[Row]) -> dict[str, int]:
-    found = dict.fromkeys([*map(str, Status), DAMAGED], 0)
-    for row in _distinct(rows):
-        found[row["status"]] += 1
-    return {"runs": sum(found.values()), **found}
-
-
-def _span(rows: Sequence[Row], runs_root: Path) -> dict[str, Any]:
-    """When the study ran: from its first attempt's start to its last end, and the seconds that its runs took together."""
-    starts, ends, busy = [], [], 0.0
-    for row in _distinct(rows):
-        for attempt in RunFolder(runs_root / row["run"]).attempts():
-            begin, end = _time(attempt.read("attempt", {}), "started"), _ended(attempt)
-            starts += [begin] if begin else []
-            ends += [end] if end else []
-            if begin and end:
-                busy += (end - begin).total_seconds()
-    if not starts:
-        return {"started": None, "ended": None, "wall_s": None, "runs_s": None}
-    first, last = min(starts), max(ends, default=None)
-    return {
-        "started": first.isoformat(),
-        "ended": last.isoformat() if last else None,
-        "wall_s": (last - first).total_seconds() if last else None,
-        "runs_s": busy,
-    }
-
-
-def _ended(attempt: Attempt) -> datetime | None:
-    """When rank 0 said that it had finished, else when the launcher saw the last rank go."""
-    return _time(attempt.read("outcome", {}), "ended") or _time(attempt.read("launch", {}), "ended")
-
-
-def _time(plain: Any, key: str) -> datetime | None:
-    try:
-        found = datetime.fromisoformat(plain[key])
-    except (KeyError, TypeError, ValueError):
-        return None
-    return found if found.tzinfo else None  # a time without a zone cannot be compared with others
-
-
 def main_rows(rows: Sequence[Row], index: Mapping[str, Any], stage: str | Sequence[str] | None = None) -> list[Row]:
     """Rows of a stage or several; without one, all that do not belong to the engine comparison (they train for another
     length, so their error is not comparable)."""
     if stage:
         stages = [stage] if isinstance(stage, str) else list(stage)
-        return _distinct(row for row in rows if row.get("stage") in stages)
+        return distinct(row for row in rows if row.get("stage") in stages)
     engines = ((index.get("analysis") or {}).get("equality") or {}).get("stage")
-    return _distinct(row for row in rows if not engines or row.get("stage") != engines)
+    return distinct(row for row in rows if not engines or row.get("stage") != engines)
 
 
 def _fits(wanted: Mapping[str, Any], completed: Sequence[Row], index: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -229,77 +183,3 @@ def _equality(wanted: Mapping[str, Any], rows: Sequence[Row], runs_root: Path) -
         "passed": bool(reference) and all(arm["reference"] or (arm["gate"] and arm["gate"]["passed"]) for arm in arms),
         "arms": arms,
     }
-
-
-def _failures(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    return [
-        {
-            "run": row["run"],
-            "variant": row["variant"],
-            "size": row["size"],
-            "seed": row["seed"],
-            "status": row["status"],
-            "attempts": row["attempts"],
-            **row["failure"],
-        }
-        for row in _distinct(rows)
-        if row["failure"]
-    ]
-
-
-#: What makes two machines or two installations one line of the hardware table.
-_ENVIRONMENT = ("host", "cpu", "cores", "memory_gib", "gpus", "kernel", "python", "packages", "commit", "dirty")
-
-
-def _hardware(rows: Sequence[Row], runs_root: Path) -> list[dict[str, Any]]:
-    """Distinct environments of the newest attempts, with the number of runs of each and the variables they had in common."""
-    found: list[dict[str, Any]] = []
-    for row in _distinct(rows):
-        attempt = RunFolder(runs_root / row["run"]).last_attempt()
-        plain = attempt.read("env", None) if attempt else None
-        if not isinstance(plain, dict):
-            continue
-        environment = {key: plain[key] for key in _ENVIRONMENT if key in plain}
-        same = next((entry for entry in found if entry["environment"] == environment), None)
-        variables = plain.get("variables") or {}
-        if same:
-            same["runs"] += 1
-            same["variables"] = {name: text for name, text in same["variables"].items() if variables.get(name) == text}
-        else:
-            found.append({"runs": 1, "environment": environment, "variables": dict(variables)})
-    return found
-
-
-def _planner(completed: Sequence[Row]) -> dict[str, Any]:
-    """How far the plan was from what was measured: ratios planned / measured, and the measured values beside them."""
-    found: dict[str, Any] = {}
-    for name, ratio, measured in (
-        ("peak", "plan_peak_ratio", "peak_gib"),
-        ("above_base", "plan_above_base_ratio", None),
-        ("step", "plan_step_ratio", "step_s"),
-    ):
-        points = [
-            {
-                "run": row["run"],
-                "variant": row["variant"],
-                "size": row["size"],
-                "engine": row["engine"],
-                "ratio": value(row, ratio),
-                "measured": value(row, measured) if measured else None,
-            }
-            for row in _distinct(completed)
-            if value(row, ratio)
-        ]
-        if not points:
-            continue
-        ratios = [point["ratio"] for point in points]
-        within = sum(abs(number - 1) <= 0.15 for number in ratios) / len(ratios)
-        found[name] = {
-            "count": len(ratios),
-            "median": statistics.median(ratios),
-            "min": min(ratios),
-            "max": max(ratios),
-            "within_15_percent": within,
-            "points": points,
-        }
-    return found

@@ -47,9 +47,9 @@ def collect_dataset(
     """
     import xarray as xr
 
-    columns: dict[str, Any] = {"run": ("run", np.array([row["run"] for row in rows], dtype=str))}
+    columns: dict[str, Any] = {"run": ("run", np.array([row["run"] for row in rows], dtype=object))}
     for name in _TEXT:
-        columns[name] = ("run", np.array([str(row.get(name) or "") for row in rows], dtype=str))
+        columns[name] = ("run", np.array([str(row.get(name) or "") for row in rows], dtype=object))
     for name in _WHOLE:
         columns[name] = ("run", np.array([-1 if row.get(name) is None else int(row[name]) for row in rows], dtype=np.int64))
     variables: dict[str, Any] = {}

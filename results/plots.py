@@ -5,6 +5,7 @@ Every variant keeps one colour and one marker in all figures, so no reading depe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from results.metrics import spec_of
+from results.published import published_size
 from results.runfolder import RunFolder
 from results.series import read_run_steps
 from results.svg import GROUND, INK, MUTED, quiet_style, style, to_svg
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 _LOG = "log"
@@ -107,9 +110,9 @@ def front(entry: Mapping[str, Any], index: Mapping[str, Any]) -> str:
                         mfc=colour if skill else GROUND,
                         mec=colour,
                         mew=1.2,
-                        label=title_of(index, name) if skill else None,
                         zorder=3,
                     )
+            axes.plot([], [], marker, color=colour, ls="", ms=6, label=title_of(index, name))
         best = sorted((point for point in points if point["front"]), key=lambda point: point["x"])
         axes.plot(
             [point["x"] for point in best],
@@ -163,6 +166,7 @@ def training_curves(rows: Sequence[Mapping[str, Any]], runs_root: Path, index: M
                     step, loss = _thin(step, loss)
                     axes.plot(step, loss, color=looks[row["variant"]][0], lw=1.1, alpha=0.85)
             axes.set_yscale(_LOG)
+        _plain_ticks(grid[0, 0].yaxis)
         for axes in list(grid.flat)[len(sizes) :]:
             axes.set_visible(False)
         for axes in grid[:, 0]:
@@ -178,7 +182,8 @@ def training_curves(rows: Sequence[Mapping[str, Any]], runs_root: Path, index: M
 
 def published_curves(rows: Sequence[Mapping[str, Any]], metric: str, index: Mapping[str, Any]) -> str | None:
     """The papers' numbers in a figure of their own, a panel per experiment; open marks and thin lines, as printed."""
-    rows = [row for row in rows if row["metric"] == metric and row["value"] and row["params"]]
+    rows = [{**row, "params": published_size(row)} for row in rows if row["metric"] == metric and row["value"]]
+    rows = [row for row in rows if row["params"]]
     experiments = list(dict.fromkeys(row["experiment"] for row in rows))
     if not rows:
         return None
@@ -232,27 +237,31 @@ def new_figure(width: float, height: float) -> Figure:
 
 def _log_axes(axes: Axes) -> None:
     """Logarithmic axes labelled in plain numbers: 20k, 1M, 0.05."""
+    axes.set_xscale(_LOG)
+    axes.set_yscale(_LOG)
+    _plain_ticks(axes.xaxis)
+    _plain_ticks(axes.yaxis)
+
+
+def _plain_ticks(axis: Axis) -> None:
+    """Ticks of a logarithmic axis: as many per decade as there is room for, with the digits that tell them apart."""
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-    for axis, scale in ((axes.xaxis, axes.set_xscale), (axes.yaxis, axes.set_yscale)):
-        scale(_LOG)
-        low, high = sorted(axis.get_view_interval())
-        decades = np.log10(high / low)
-        subs = (1.0,) if decades > 2.5 else (1.0, 2.0, 5.0) if decades > 1.2 else (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0)
-        if decades < 0.4:
-            axis.set_major_locator(MaxNLocator(6))
-        else:
-            axis.set_major_locator(LogLocator(subs=subs))
-        axis.set_major_formatter(FuncFormatter(lambda number, _: short(number)))
-        axis.set_minor_formatter(NullFormatter())
+    low, high = sorted(axis.get_view_interval())
+    decades = float(np.log10(high / low))
+    subs = (1.0,) if decades > 2.5 else (1.0, 2.0, 5.0) if decades > 1.2 else (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0)
+    axis.set_major_locator(MaxNLocator(5) if decades < 0.4 else LogLocator(subs=subs))
+    digits = 3 if decades > 0.1 else 3 - math.floor(math.log10(max(decades, 1e-6)))
+    axis.set_major_formatter(FuncFormatter(lambda number, _: short(number, digits)))
+    axis.set_minor_formatter(NullFormatter())
 
 
-def short(number: float) -> str:
+def short(number: float, digits: int = 3) -> str:
     """A tick's text: ``20k``, ``1M``, ``0.05``."""
     for size, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(number) >= size:
-            return f"{number / size:g}{suffix}"
-    return f"{number:.3g}"
+            return f"{number / size:.{max(digits, 6)}g}{suffix}"
+    return f"{number:.{digits}g}"
 
 
 def _means(points: Any) -> tuple[list[float], list[float]]:

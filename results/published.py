@@ -48,3 +48,11 @@ def parse(text: str, *, where: str = "") -> list[dict[str, Any]]:
 def of_metric(rows: Iterable[Mapping[str, Any]], metric: str) -> list[dict[str, Any]]:
     """The rows that have a value for a metric."""
     return [dict(row) for row in rows if row["metric"] == metric and row["value"] is not None]
+
+
+def published_size(row: Mapping[str, Any]) -> float | None:
+    """Parameters of a published row: the counted ones, else the budget it is listed under (``500k``, ``2M``)."""
+    if row["params"]:
+        return float(row["params"])
+    number, unit = row["budget"][:-1], {"k": 1e3, "M": 1e6, "B": 1e9}.get(row["budget"][-1:])
+    return float(number) * unit if unit and number.replace(".", "", 1).isdigit() else None

@@ -36,8 +36,9 @@ def lede(index: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], analysis: 
     seeds = {row["seed"] for row in rows}
     parts = [index.get("description", "").strip()]
     runs = _count(counts["runs"], "run")
+    system = index.get("system_title") or index["system"]
     parts.append(
-        f"The study made {runs} of {index.get('system_title') or index['system']} at scale {index['scale']}: {_count(len(variants), 'variant')}, "
+        f"The study made {runs} of {system} at scale {index['scale']}: {_count(len(variants), 'variant')}, "
         f"{_count(len(sizes), 'size')}, up to {_count(len(seeds), 'seed')}."
     )
     rest = [f"{counts[word]} {word}" for word in ("failed", "damaged", "running", "pending") if counts[word]]

@@ -94,6 +94,7 @@ def test_failures_planner_and_hardware(analysis: dict[str, Any], rows: Rows) -> 
     ratios = [row["metrics"]["plan_peak_ratio"] for row in rows if row["status"] == "completed"]
     peak = analysis["planner"]["peak"]
     assert (peak["median"], peak["max"], peak["count"]) == (statistics.median(ratios), max(ratios), 41)
+    assert "above_base" not in analysis["planner"], "no run has 256 MiB above the base"
     (machine,) = analysis["hardware"]
     assert machine["runs"] == 42
     assert machine["variables"] == {"OMP_NUM_THREADS": "1"}

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from results.fits import PowerLaw, aicc, fit_power_law, fit_saturation, judge
+from results.published import load_published, of_metric
 
 BUDGETS = {"5k": 5e3, "50k": 5e4, "500k": 5e5, "1M": 1e6, "2M": 2e6, "4M": 4e6, "8M": 8e6, "16M": 16e6}
 SIZES = [2e3, 6e3, 2e4, 5e4, 2e5]
@@ -52,6 +53,22 @@ def test_reference_fits_of_the_published_tables(name: str) -> None:
     assert found.slope3 == pytest.approx(slope3, abs=6e-4)
     assert found.verdict == verdict
     assert found.intervals == {}, "one value per size has no spread over seeds"
+
+
+def test_reference_values_are_the_published_rows() -> None:
+    names = {
+        "U-Net": "U-Net",
+        "TFNO2D": "TFNO2D L4",
+        "TFNO3D L4": "TFNO3D L4",
+        "FourCastNet": "FourCastNet p4",
+        "Swin": "SwinTransformer",
+    }
+    rows = of_metric(load_published("dlwp"), "rmse")
+    for name, (first, values, *_) in REFERENCE.items():
+        experiment, model = f"exp{name[4]}", names[name[6:]]
+        known = {row["budget"]: row["value"] for row in rows if (row["experiment"], row["published_as"]) == (experiment, model)}
+        budgets = list(BUDGETS)[list(BUDGETS).index(first) :][: len(values)]
+        assert [known[budget] for budget in budgets] == values, name
 
 
 @pytest.mark.parametrize("robust", [False, True])

@@ -95,7 +95,7 @@ def test_text_from_outside_is_escaped(study: Synthetic, analysis: dict[str, Any]
 
 
 def test_published_rows_get_a_figure_of_their_own(study: Synthetic) -> None:
-    row = {"system": "dlwp", "experiment": "exp 1", "variant": "unet", "published_as": "U-Net", "metric": "rmse"}
+    row = {"system": "dlwp", "experiment": "exp 1", "variant": "unet", "published_as": "U-Net", "budget": "", "metric": "rmse"}
     rows = [{**row, "params": 5e4 * 10**i, "value": 0.03 / (i + 1)} for i in range(3)] + [{**row, "params": None, "value": 0.6}]
     svg = plots.published_curves(rows, "rmse", study.index)
     assert svg

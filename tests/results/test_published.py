@@ -7,7 +7,7 @@ import importlib.resources
 import pytest
 
 from results.errors import ResultError
-from results.published import COLUMNS, load_published, of_metric, parse
+from results.published import COLUMNS, load_published, of_metric, parse, published_size
 
 HEAD = ",".join(COLUMNS) + "\n"
 FILES = sorted(
@@ -37,6 +37,21 @@ def test_numbers_blanks_and_quotes() -> None:
     assert (blank["params"], blank["value"]) == (None, None)
     assert of_metric([full, blank], "rmse") == [full]
     assert of_metric([full], "acc") == []
+
+
+@pytest.mark.parametrize(
+    ("params", "budget", "size"),
+    [
+        (52196.0, "50k", 52196.0),
+        (None, "500k", 5e5),
+        (None, "2M", 2e6),
+        (None, "1.5M", 1.5e6),
+        (None, "", None),
+        (None, "small", None),
+    ],
+)
+def test_size_of_a_published_row(params: float | None, budget: str, size: float | None) -> None:
+    assert published_size({"params": params, "budget": budget}) == size
 
 
 def test_errors_name_file_and_line() -> None:
