@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
 
 from harness.planning.flops import formulas
 
@@ -41,21 +41,31 @@ class StepTrace:
 
 
 class _Watcher(TorchDispatchMode):
-    """Sums the sizes of live storages; a storage dies when the last tensor that views it does."""
+    """Sums FLOPs and the sizes of live storages; a storage dies when the last tensor that views it does. One mode does both,
+    because every further mode would cost as much again per operation."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # the default wraps every call and imports the compiler (one second); nothing is compiled here
 
     def __init__(self, known: set[int]) -> None:
         super().__init__()
         self.live = self.peak = self.operations = self.moved = 0
+        self.flops: Counter[str] = Counter()
         self._known = known
         self._seen: dict[int, Any] = {}
+        self._formulas = formulas()
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = function(*args, **(kwargs or {}))
-        outputs = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
+        outputs = (out,) if isinstance(out, Tensor) else [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
         fresh = [tensor for tensor in outputs if self._watch(tensor)]
+        formula = self._formulas.get(function._overloadpacket)
+        if formula is not None:
+            self.flops[str(function._overloadpacket)] += formula(*args, **(kwargs or {}), out_val=out)
         if fresh:
             self.operations += 1
-            inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+            inputs = [argument for argument in args if isinstance(argument, Tensor)]
             self.moved += sum(tensor.nelement() * tensor.element_size() for tensor in [*inputs, *fresh])
         return out
 
@@ -99,13 +109,12 @@ def trace_step(
             if parameter.requires_grad:
                 parameter.grad = torch.zeros_like(parameter)
         tensors = [*parameters, *(p.grad for p in parameters if p.grad is not None), *model.buffers(), *example.values()]
-        watcher = _Watcher({tensor.untyped_storage()._cdata for tensor in tensors})
-        counter = FlopCounterMode(display=False, custom_mapping=formulas())
-        with counter, watcher:
-            loss(model, example).backward()
+    watcher = _Watcher({tensor.untyped_storage()._cdata for tensor in tensors})
+    with watcher:
+        loss(model, example).backward()
     trace.activation_peak_bytes = watcher.peak
     trace.operations = watcher.operations
     trace.moved_bytes = watcher.moved
-    trace.flops = counter.get_total_flops()
-    trace.flops_by_kind = {str(kind): int(count) for kind, count in counter.get_flop_counts().get("Global", {}).items()}
+    trace.flops_by_kind = dict(watcher.flops)
+    trace.flops = sum(watcher.flops.values())
     return trace

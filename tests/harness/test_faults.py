@@ -128,8 +128,7 @@ def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
 def test_ctrl_c_leaves_and_the_same_command_goes_on(workplace: Workplace) -> None:
     words = ("sweep", *TINY, "variant=slow", "seed=0,1,2", "launcher.max_parallel=1")
     sweep = workplace.start(*words)
-    progress = workplace.path / "runs"
-    wait_for(lambda: any(progress.glob("*/attempt-0/progress.json")))
+    wait_for(lambda: any((workplace.path / "runs").glob("*/attempt-0/steps/0.jsonl")))
     sweep.send_signal(signal.SIGINT)
     (workplace.path / "go").touch()
     _, error = sweep.communicate(timeout=120)
