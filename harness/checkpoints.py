@@ -53,7 +53,9 @@ class Checkpoints:
             if isinstance(error, OSError) or "write" in str(error).lower() or "No space" in str(error):
                 shutil.rmtree(temporary, ignore_errors=True)
                 raise ResultError(
-                    f"cannot save a checkpoint: {error}", where=str(temporary), next_step="free space, then type the same command again"
+                    f"cannot save a checkpoint: {error}",
+                    where=str(temporary),
+                    next_step="free space, then type the same command again",
                 ) from error
             raise
         self.group.barrier()

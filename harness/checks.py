@@ -33,7 +33,7 @@ def check(config: ExperimentConfig, source: str) -> None:
         "ranks": config.ranks,
         "train.steps": train.steps,
         "train.global_batch": train.global_batch,
-        "train.micro_batch": train.micro_batch if train.micro_batch is not None else 1,
+        "train.micro_batch": train.micro_batch,
         "launcher.max_parallel": config.launcher.max_parallel,
         "launcher.cores_per_rank": config.launcher.cores_per_rank,
         "engine.bucket_elements": engine.bucket_elements,
@@ -61,14 +61,14 @@ def check(config: ExperimentConfig, source: str) -> None:
             f"{train.timing_warmup_steps} warm-up steps leave none of {train.steps} to be timed",
             "train.timing_warmup_steps=0 or more train.steps",
         )
-    assert train.micro_batch is not None, "the resolver fills it in"
     if engine.name == "torch" and config.ranks != 1:
         refuse("ranks", f"engine 'torch' is the single-process reference; it cannot run on {config.ranks} ranks", "engine=zero0")
     per_pass = train.micro_batch * config.ranks
     if train.global_batch % per_pass:
         refuse(
             "train.global_batch",
-            f"a global batch of {train.global_batch} cannot be cut into micro-batches of {train.micro_batch} on {config.ranks} ranks",
+            f"a global batch of {train.global_batch} cannot be cut into micro-batches of {train.micro_batch} "
+            f"on {config.ranks} ranks",
             f"make train.global_batch a multiple of {per_pass}, or choose train.micro_batch to divide it",
         )
     if engine.stage is not None and not 0 <= engine.stage <= 3:

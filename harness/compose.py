@@ -153,9 +153,9 @@ class Composer:
         key = re.search(r"Could not override '([^']+)'", text) or re.search(r"full_key: (\S+)", text)
         if key:
             name = key.group(1)
-            word = next((word for word in words if word.lstrip("+~").split("=", 1)[0] == name), None)
+            culprit = next((word for word in words if word.lstrip("+~").split("=", 1)[0] == name), None)
             file = re.search(r"merging '([^']+)'", text)
-            where = f"command line: {word}" if word else f"configs/{file.group(1)}.yaml: {name}" if file else name
+            where = f"command line: {culprit}" if culprit else f"configs/{file.group(1)}.yaml: {name}" if file else name
             if "not in struct" in text or "not in '" in text:
                 return ConfigError(f"there is no key '{name}'{near_matches(name, self.keys())}", where=where)
             reason = next((line for line in text.splitlines() if line.startswith(("Value ", "Cannot", "Invalid"))), "wrong type")
@@ -182,7 +182,7 @@ class Composer:
 
 def _flat(node: DictConfig, prefix: str = "") -> Iterator[str]:
     for key in node:
-        name = f"{prefix}{key}"
+        name = f"{prefix}{key!s}"
         yield name
         value = node._get_node(key)
         if isinstance(value, DictConfig) and not value._is_none() and not value._is_missing():

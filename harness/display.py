@@ -76,7 +76,11 @@ class Display:
             if self._live is not None:
                 self._live.stop()
             try:
-                answer = input("\nCtrl-C: [l]eave (running points finish, no more start), [c]ancel, or Enter to go on? ").strip().lower()
+                answer = (
+                    input("\nCtrl-C: [l]eave (running points finish, no more start), [c]ancel, or Enter to go on? ")
+                    .strip()
+                    .lower()
+                )
             except (EOFError, KeyboardInterrupt):
                 answer = "c"
             if answer.startswith("c"):
@@ -129,7 +133,10 @@ class Display:
             failure = (last.failure() if last else None) or {}
             rank = f", rank {failure['rank']}" if failure.get("rank") is not None else ""
             reason = str(failure.get("reason", "could not be started")).splitlines()[0]
-            self.say(f"  FAILED {request.name} [{failure.get('class', '?')}{rank}] {reason}\n         next: {failure.get('next_step', '')}")
+            self.say(
+                f"  FAILED {request.name} [{failure.get('class', '?')}{rank}] {reason}\n"
+                f"         next: {failure.get('next_step', '')}"
+            )
         elif how is Ended.COMPLETED:
             self.say(f"  done  {request.name}  ({self._done}/{self._total}{self._remaining()})")
         elif how is not None:
@@ -151,7 +158,11 @@ class Display:
     def _table(self, rows: list[tuple[RankProcesses, dict[str, Any]]]) -> Any:
         from rich.table import Table
 
-        table = Table(title=f"stage {self._stage}: {self._done} of {self._total} done, {self._failed} failed", title_justify="left", box=None)
+        table = Table(
+            title=f"stage {self._stage}: {self._done} of {self._total} done, {self._failed} failed",
+            title_justify="left",
+            box=None,
+        )
         for heading in ("run", "ranks", "phase", "progress", "loss", "step", "elapsed"):
             table.add_column(heading, justify="left" if heading in ("run", "phase") else "right")
         for group, progress in rows:

@@ -93,7 +93,9 @@ def _torch() -> Finding:
 
 def _all_reduce() -> Finding:
     ok, text = _ranks(_ALL_REDUCE)
-    return Finding(name="all-reduce", ok=ok, detail=f"2 ranks on {text}" if ok else text, fix="GLOO_SOCKET_IFNAME=lo, or another port range")
+    return Finding(
+        name="all-reduce", ok=ok, detail=f"2 ranks on {text}" if ok else text, fix="GLOO_SOCKET_IFNAME=lo, or another port range"
+    )
 
 
 def _deepspeed() -> Finding:
@@ -108,13 +110,23 @@ def _mpi() -> Finding:
     command = [str(mpiexec) if mpiexec.exists() else "mpiexec", "-n", "2", sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     ok = done.returncode == 0 and done.stdout.strip() == "2"
-    return Finding(name="mpi", ok=ok, detail="all-reduce over 2 ranks" if ok else done.stderr.strip()[-200:], fix="pip install mpi4py mpich", optional=True)
+    return Finding(
+        name="mpi",
+        ok=ok,
+        detail="all-reduce over 2 ranks" if ok else done.stderr.strip()[-200:],
+        fix="pip install mpi4py mpich",
+        optional=True,
+    )
 
 
 def _slurm() -> Finding:
     found = shutil.which("sbatch")
     return Finding(
-        name="slurm", ok=found is not None, detail=found or "no sbatch on PATH", fix="only needed for launcher=slurm", optional=True
+        name="slurm",
+        ok=found is not None,
+        detail=found or "no sbatch on PATH",
+        fix="only needed for launcher=slurm",
+        optional=True,
     )
 
 
@@ -147,7 +159,7 @@ def _zarr() -> Finding:
     with tempfile.TemporaryDirectory() as folder:
         array = zarr.create_array(folder + "/x", shape=(4,), chunks=(2,), dtype="f4")
         array[:] = np.arange(4)
-        ok = bool((zarr.open_array(folder + "/x", mode="r")[:] == np.arange(4)).all())
+        ok = np.array_equal(np.asarray(zarr.open_array(folder + "/x", mode="r")[:]), np.arange(4))
     return Finding(name="zarr", ok=ok, detail=f"{zarr.__version__}, write and read back")
 
 
@@ -170,7 +182,11 @@ def examine() -> list[Finding]:
             optional = check in (_mpi, _slurm, _wandb, _profile)
             found.append(
                 Finding(
-                    name=check.__name__.strip("_"), ok=False, detail=f"{type(error).__name__}: {error}", fix="make install", optional=optional
+                    name=check.__name__.strip("_"),
+                    ok=False,
+                    detail=f"{type(error).__name__}: {error}",
+                    fix="make install",
+                    optional=optional,
                 )
             )
     return found

@@ -48,6 +48,7 @@ class Experiment:
         """
         raw = OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else dict(node)
         assert isinstance(raw, dict)
+        raw = {str(key): value for key, value in raw.items()}
         for name in ("system", "variant", "scale"):
             if raw.get(name) in (None, "???"):
                 raise ConfigError(f"key '{name}' has no value", where=source, next_step="tenfold systems")
@@ -59,10 +60,10 @@ class Experiment:
             raise _located(error, source) from error
         model_keys, data_keys = raw.pop("model", None) or {}, raw.pop("data", None) or {}
         preset = room.model_preset(raw["variant"], raw["size"], raw["scale"])
-        config = _typed(ExperimentConfig, {k: v for k, v in raw.items() if k != "identity"}, "", source)
+        config = _typed(ExperimentConfig, raw, "", source)
         config.model = _typed(preset, model_keys, "model.", source)
         config.data = _typed(room.Data, data_keys, "data.", source)
-        if config.train.micro_batch is None and config.ranks > 0:
+        if config.train.micro_batch == 0 and config.ranks > 0:
             config.train.micro_batch = max(config.train.global_batch // config.ranks, 1)
         experiment = cls(config)
         check(config, source)
@@ -202,7 +203,7 @@ def _located(error: ConfigError, source: str) -> ConfigError:
 def _typed(schema: Any, keys: Mapping[str, Any], prefix: str, source: str) -> Any:
     """Merge plain keys into a dataclass (type or instance) and return an instance of it."""
     base = OmegaConf.structured(schema)
-    flat = {name for name in base}
+    flat = set(base)
     for name in keys:
         if name not in flat:
             raise ConfigError(

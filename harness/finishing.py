@@ -61,7 +61,8 @@ def write_outputs(index: Mapping[str, Any], runs: Path, folder: Path) -> dict[st
     write_text(folder / "analysis.json", dumps(analysis) + "\n")
     completed = [row for row in rows if row["status"] == "completed"]
     if completed:
-        write_dataset(collect_dataset(completed, runs), folder / "results.zarr")
+        specs = registry.catalogue(index["system"]).metric_specs
+        write_dataset(collect_dataset(completed, runs, specs=specs), folder / "results.zarr")
     # The report shows what a reader of analysis.json would: it is made from the same plain text.
     report = write_report(index, rows, json.loads(dumps(analysis)), runs, folder)
     return {"report": str(report), "folder": str(folder), "claims": claims}

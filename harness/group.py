@@ -91,7 +91,8 @@ def join(*, expected_world: int, device: str = "auto", timeout_s: float = 600) -
     missing = [name for name in VARIABLES if name not in os.environ]
     if missing and expected_world > 1:
         raise RunError(
-            f"this process was started without {', '.join(missing)}: it would train alone instead of as one of {expected_world} ranks",
+            f"this process was started without {', '.join(missing)}: it would train alone "
+            f"instead of as one of {expected_world} ranks",
             where="environment",
             next_step="start ranks through a launcher: tenfold run ...",
         )
@@ -115,7 +116,11 @@ def join(*, expected_world: int, device: str = "auto", timeout_s: float = 600) -
         import torch.distributed as dist
 
         dist.init_process_group(
-            "nccl" if use_cuda else "gloo", init_method="env://", rank=rank, world_size=world, timeout=timedelta(seconds=timeout_s)
+            "nccl" if use_cuda else "gloo",
+            init_method="env://",
+            rank=rank,
+            world_size=world,
+            timeout=timedelta(seconds=timeout_s),
         )
         if dist.get_world_size() != expected_world:
             raise RunError(f"the process group has {dist.get_world_size()} ranks instead of {expected_world}")

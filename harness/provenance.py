@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = (
-    "torch", "deepspeed", "numpy", "scipy", "xarray", "zarr", "hydra-core", "omegaconf", "submitit", "mpi4py", "wandb", "faiss-cpu",
-    "transformers", "matplotlib",
+    "torch", "deepspeed", "numpy", "scipy", "xarray", "zarr", "hydra-core", "omegaconf", "submitit", "mpi4py", "wandb",
+    "faiss-cpu", "transformers", "matplotlib",
 )  # fmt: skip
 #: Only these are recorded: an environment holds keys and tokens.
-VARIABLES = ("SLURM_", "NCCL_", "TORCH_", "OMP_", "MKL_", "CUDA_VISIBLE_DEVICES", "DS_", "WANDB_MODE", "RANK", "WORLD_SIZE")
+VARIABLES = ("SLURM_", "NCCL_", "TORCH_", "OMP_", "MKL_", "CUDA_VISIBLE_DEVICES", "DS_", "WANDB_MODE")
 
 
 def now() -> str:
@@ -106,7 +106,9 @@ class EnergyCounter:
 
     def _read(self) -> list[tuple[int, int]] | None:
         try:
-            return [(int((z / "energy_uj").read_text()), int((z / "max_energy_range_uj").read_text())) for z in self._zones] or None
+            return [
+                (int((z / "energy_uj").read_text()), int((z / "max_energy_range_uj").read_text())) for z in self._zones
+            ] or None
         except (OSError, ValueError):
             return None
 

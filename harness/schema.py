@@ -26,7 +26,7 @@ class TrainConfig:
     lr_warmup_steps: int = 0  # linear from 0
     clip: float | None = None  # global gradient norm; null: off
     global_batch: int = 1  # samples per optimisation step, all ranks together
-    micro_batch: int | None = None  # samples per forward pass on one rank; null: the rank's whole share of the global batch
+    micro_batch: int = 0  # samples per forward pass on one rank; 0: the rank's whole share of the global batch
     select: str = "last"  # which checkpoint is evaluated: last | best (by select_metric on the validation samples)
     select_metric: str | None = None
     validate_every: int = 0  # steps; 0: never

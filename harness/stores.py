@@ -43,7 +43,9 @@ def ensure_store(
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ResultError(f"cannot make the data folder: {error.strerror}", where=str(root), next_step="paths.data=FOLDER") from error
+        raise ResultError(
+            f"cannot make the data folder: {error.strerror}", where=str(root), next_step="paths.data=FOLDER"
+        ) from error
     with locked(root / f".{folder.name}.lock", what=f"the data store {folder.name}"):
         if not (folder / MANIFEST).exists():
             _build(spec, folder, workers, progress)

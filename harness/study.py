@@ -93,7 +93,10 @@ class Study:
             "paper": catalogue.paper,
             "scale": first.config.scale,
             "primary_metric": catalogue.primary_metric,
-            "metrics": {spec.name: {"unit": spec.unit, "direction": str(spec.direction), "title": spec.title} for spec in catalogue.metrics},
+            "metrics": {
+                spec.name: {"unit": spec.unit, "direction": str(spec.direction), "title": spec.title}
+                for spec in catalogue.metrics
+            },
             "variants": {variant.name: variant.title for variant in catalogue.variants},
             "runs": [
                 {"run": point.experiment.name, "stage": point.stage, "arm": point.arm, "overrides": list(point.overrides)}
@@ -135,7 +138,9 @@ def load_study(name: str, config_dir: Path | None = None) -> StudyConfig:
             known = [item.name for item in dataclasses.fields(schema)]
             for key in keys if isinstance(keys, dict) else ():
                 if key not in known:
-                    raise ConfigError(f"there is no key '{owner}{key}'{near_matches(str(key), known)}", where=f"{path}: {owner}{key}")
+                    raise ConfigError(
+                        f"there is no key '{owner}{key}'{near_matches(str(key), known)}", where=f"{path}: {owner}{key}"
+                    )
         config: StudyConfig = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(StudyConfig), plain))  # type: ignore[assignment]
     except OmegaConfBaseException as error:
         raise ConfigError(f"not a valid study: {str(error).splitlines()[0]}", where=str(path)) from error

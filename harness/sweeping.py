@@ -61,13 +61,17 @@ class SweepResult:
 def action_for(folder: RunFolder) -> Action:
     """What the run folder says about a point."""
     attempts = folder.attempts()
-    if any(attempt.read("outcome") for attempt in attempts):
+    if folder.is_completed():
         return Action.KEEP
     if folder.is_running():
         return Action.RUNNING
     if attempts:
         failure = attempts[-1].failure()
-        resumable = failure is None or failure.get("class") in (FailureClass.CANCELLED, FailureClass.PREEMPTED, FailureClass.TIMEOUT)
+        resumable = failure is None or failure.get("class") in (
+            FailureClass.CANCELLED,
+            FailureClass.PREEMPTED,
+            FailureClass.TIMEOUT,
+        )
         return Action.RESUME if resumable else Action.FAILED
     return Action.CREATE
 

@@ -172,7 +172,8 @@ def _write_outcome(context: Any, outcome: Any) -> None:
 
     if outcome.samples:
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, **{name: np.asarray(values) for name, values in outcome.samples.items()})
+        arrays: dict[str, Any] = {name: np.asarray(values) for name, values in outcome.samples.items()}
+        np.savez_compressed(buffer, **arrays)
         write_bytes(context.folder.path / "samples.npz", buffer.getvalue())
     specs = context.experiment.catalogue.metric_specs
     context.attempt.write(
@@ -208,7 +209,9 @@ def _record_failure(folder: RunFolder, rank: int, error: BaseException, state: d
     host = socket.gethostname()
     step = None if context is None else context.step
     if isinstance(error, LeaveError):
-        failure = Failure(kind=FailureClass.CANCELLED, reason=error.what, rank=rank, step=step, host=host, next_step=error.next_step)
+        failure = Failure(
+            kind=FailureClass.CANCELLED, reason=error.what, rank=rank, step=step, host=host, next_step=error.next_step
+        )
     else:
         failure = failure_from_exception(error, rank=rank, step=step, host=host, run=folder.name, trace=trace)
     try:

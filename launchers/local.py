@@ -88,7 +88,7 @@ class LocalQueue:
                 if group.poll():
                     running.remove(group)
                     done = group.folder.last_attempt()
-                    completed = done is not None and done.read("outcome") is not None
+                    completed = done is not None and done.completed
                     end(group.request, Ended.COMPLETED if completed else Ended.FAILED)
         return ended
 
@@ -121,7 +121,7 @@ class LocalQueue:
         except ResultError:
             return Ended.FAILED
         # Looked up under the lock: between planning and now another sweep may have completed it.
-        if any(attempt.read("outcome") for attempt in folder.attempts()):
+        if folder.is_completed():
             lock.release()
             return Ended.ALREADY
         try:

@@ -137,7 +137,11 @@ class RankProcesses:
         """Ask the ranks to save and leave, recording why; they are killed if they do not."""
         attempt = self.attempt()
         if attempt is not None:
-            attempt.fail(Failure(kind=kind, reason=reason, host=socket.gethostname(), next_step=NEXT_STEP[kind].format(run=self.folder.name)))
+            attempt.fail(
+                Failure(
+                    kind=kind, reason=reason, host=socket.gethostname(), next_step=NEXT_STEP[kind].format(run=self.folder.name)
+                )
+            )
         for process in self.processes:
             with contextlib.suppress(ProcessLookupError):
                 process.send_signal(signal.SIGTERM)
@@ -176,7 +180,7 @@ class RankProcesses:
                 "shared_with": self.shared_with,
             },
         )
-        completed = attempt.read("outcome") is not None
+        completed = attempt.completed
         if bad and not completed:
             rank = self._failed_rank or 0
             self._speak_for(rank, codes[rank])

@@ -84,9 +84,7 @@ class Catalogue:
         """
         found = self.variant(variant)
         if scale not in found.sizes:
-            raise ConfigError(
-                f"variant '{variant}' has no scale '{scale}'{near_matches(scale, found.sizes)}", where="scale"
-            )
+            raise ConfigError(f"variant '{variant}' has no scale '{scale}'{near_matches(scale, found.sizes)}", where="scale")
         sizes = found.sizes[scale]
         if size is None:
             return found.default.get(scale, sizes[0])

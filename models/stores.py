@@ -51,7 +51,7 @@ class StoreSpec(ABC):
         """Write part ``part`` (0 .. parts-1). Parts run in different processes and own different files; building a part again
         writes the same bytes."""
 
-    def finish(self, folder: Path) -> None:
+    def finish(self, folder: Path) -> None:  # noqa: B027 (most stores need nothing here)
         """Called once, after all parts."""
 
 
@@ -64,7 +64,9 @@ def open_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     if not path.exists():
         raise DataError(
-            "the data store is missing or incomplete", where=str(folder), next_step="tenfold run builds it: type the command again"
+            "the data store is missing or incomplete",
+            where=str(folder),
+            next_step="tenfold run builds it: type the command again",
         )
     manifest: dict[str, Any] = read_json(path)
     return manifest

@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn, device
+from torch import Tensor, nn
 
 from models.catalogue import Catalogue
 from models.stores import StoreSpec
@@ -106,10 +107,21 @@ class Outcome:
 class Context(Protocol):
     """Where a system runs. The harness implements it; tests may use :class:`models.testing.LocalContext`."""
 
-    device: device
-    rank: int
-    world: int
-    artifacts: Path
+    @property
+    def device(self) -> torch.device:
+        """Where tensors live."""
+
+    @property
+    def rank(self) -> int:
+        """This rank."""
+
+    @property
+    def world(self) -> int:
+        """Number of ranks."""
+
+    @property
+    def artifacts(self) -> Path:
+        """Folder for pictures and small arrays."""
 
     def phase(self, name: str) -> AbstractContextManager[None]:
         """Attribute the time of a block to a phase (``load``, ``evaluate``, or the system's own)."""

@@ -52,6 +52,6 @@ class LocalContext:
             draws = [Draw(sample=(step + i) % data.num_samples, key=step * 1000 + i) for i in range(point.micro_batch)]
             loss = system.loss(point, model, data.batch(draws))
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         return model.eval()

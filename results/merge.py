@@ -25,7 +25,7 @@ def read_config(folder: RunFolder) -> dict[str, Any]:
     """
     try:
         with folder.config_file.open() as stream:
-            plain = yaml.load(stream, Loader=_LOADER)  # noqa: S506 (safe loader)
+            plain = yaml.load(stream, Loader=_LOADER)
     except (OSError, yaml.YAMLError) as error:
         raise ResultError(f"config.yaml cannot be read: {error}", where=str(folder.path)) from error
     if not isinstance(plain, dict):
@@ -42,7 +42,7 @@ def build_record(folder: RunFolder) -> Record:
     config = read_config(folder)
     identity = read_json_or(folder.path / "run.json", {})
     attempts = folder.attempts()
-    done = next((attempt for attempt in reversed(attempts) if attempt.read("outcome")), None)
+    done = next((attempt for attempt in reversed(attempts) if attempt.completed), None)
     last = attempts[-1] if attempts else None
     failure = last.failure() if last and done is None else None
     if done is not None:
@@ -105,12 +105,16 @@ def _measure(record: Record, attempts: list[Attempt], chosen: Attempt) -> None:
 
     def put(name: str, value: float | None, reason: str = "") -> None:
         spec = COMMON[name]
-        metrics[name] = Metric(value=value, unit=spec.unit, direction=str(spec.direction), reason="" if value is not None else reason)
+        metrics[name] = Metric(
+            value=value, unit=spec.unit, direction=str(spec.direction), reason="" if value is not None else reason
+        )
 
     outcome = chosen.read("outcome", {})
     for name, plain in outcome.get("metrics", {}).items():
         value = plain["value"]
-        metrics[name] = Metric(value=value, unit=plain["unit"], direction=plain["direction"], reason="" if value is not None else "not finite")
+        metrics[name] = Metric(
+            value=value, unit=plain["unit"], direction=plain["direction"], reason="" if value is not None else "not finite"
+        )
     ranks = _ranks(chosen)
     if not ranks:
         record.metrics = metrics

@@ -83,9 +83,7 @@ class Record:
         """
         found = problems(plain)
         if found:
-            raise ResultError(
-                f"not a valid record: {found[0]}", where=where, next_step="tenfold doctor --runs --repair"
-            )
+            raise ResultError(f"not a valid record: {found[0]}", where=where, next_step="tenfold doctor --runs --repair")
         fields = {name: plain[name] for name in cls.__slots__ if name in plain}
         fields["status"] = Status(fields["status"])
         fields["metrics"] = {name: Metric(**metric) for name, metric in plain.get("metrics", {}).items()}
@@ -141,7 +139,9 @@ def problems(plain: Any) -> list[str]:
             found.append(f"metric '{name}' is unknown and gives no reason")
     failure = plain.get("failure")
     if plain["status"] == Status.COMPLETED:
-        found += [f"completed, but metric '{name}' is missing" for name in REQUIRED_WHEN_COMPLETED if name not in plain["metrics"]]
+        found += [
+            f"completed, but metric '{name}' is missing" for name in REQUIRED_WHEN_COMPLETED if name not in plain["metrics"]
+        ]
         if failure:
             found.append("completed, but it carries a failure")
     if plain["status"] == Status.FAILED:

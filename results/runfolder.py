@@ -72,6 +72,12 @@ class Attempt:
         """Record a failure; the first one stays. True if this call was the first."""
         return create_json(self.path / "failure.json", failure.as_dict())
 
+    @property
+    def completed(self) -> bool:
+        """Whether rank 0 said that it completed."""
+        outcome = self.read("outcome")
+        return isinstance(outcome, dict) and outcome.get("status") == "completed"
+
     def failure(self) -> dict[str, Any] | None:
         """The recorded failure, if any."""
         plain: dict[str, Any] | None = self.read("failure")
@@ -134,6 +140,10 @@ class RunFolder:
         """The newest attempt, if any."""
         attempts = self.attempts()
         return attempts[-1] if attempts else None
+
+    def is_completed(self) -> bool:
+        """Whether any attempt completed."""
+        return any(attempt.completed for attempt in self.attempts())
 
     def claim_attempt(self) -> Attempt:
         """Make the next attempt's folder; mkdir decides between two that try at once.

@@ -82,8 +82,7 @@ def read_run_steps(folder: RunFolder, rank: int | None = None) -> dict[str, NDAr
     views = [_rank_steps(attempts, one) for one in ranks]
     count = min(len(view["step"]) for view in views)
     merged = {name: np.stack([view[name][:count] for view in views]) for name in ["step", *STEP_FIELDS]}
-    combine = {"loss": np.mean, "step": np.max, "lr": np.max, "grad_norm": np.max}
-    return {name: combine.get(name, np.max)(rows, axis=0) for name, rows in merged.items()}
+    return {name: rows.mean(axis=0) if name == "loss" else rows.max(axis=0) for name, rows in merged.items()}
 
 
 def _rank_steps(attempts: list[Attempt], rank: int) -> dict[str, NDArray[np.float64]]:

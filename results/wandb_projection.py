@@ -14,7 +14,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from results.errors import ResultError
 from results.merge import read_config, write_record
@@ -25,7 +25,10 @@ from results.series import STEP_FIELDS, read_run_steps
 from results.store import canonical_json, read_json_or, sha256_text, write_json
 
 #: W&B's name for a per-step quantity; the part before the slash makes a section of panels.
-CURVES = {name: ("train/" if name in ("loss", "lr", "grad_norm") else "time/" if name.endswith("_s") else "memory/") + name for name in STEP_FIELDS}
+CURVES = {
+    name: ("train/" if name in ("loss", "lr", "grad_norm") else "time/" if name.endswith("_s") else "memory/") + name
+    for name in STEP_FIELDS
+}
 
 
 def wandb_id(identity: str) -> str:
@@ -53,7 +56,9 @@ def offline_parts(folder: RunFolder) -> list[Path]:
     return sorted((folder.path / "wandb").glob("offline-run-*"))
 
 
-def project_run(folder: RunFolder, *, group: str | None, mode: str, project: str = "tenfold", entity: str | None = None) -> Path | None:
+def project_run(
+    folder: RunFolder, *, group: str | None, mode: str, project: str = "tenfold", entity: str | None = None
+) -> Path | None:
     """Write the run as a W&B run (or the part of it that was not uploaded yet).
 
     Args:
@@ -77,7 +82,17 @@ def project_run(folder: RunFolder, *, group: str | None, mode: str, project: str
     config = _config(folder, record)
     steps = read_run_steps(folder)
     with _quiet(folder.path):
-        last = _write(folder, record, config, steps, group=group, mode=mode, project=project, entity=entity, after=uploaded_to)
+        last = _write(
+            folder,
+            record,
+            config,
+            steps,
+            group=group,
+            mode="online" if mode == "online" else "offline",
+            project=project,
+            entity=entity,
+            after=uploaded_to,
+        )
     parts = offline_parts(folder)
     path = parts[-1] if parts and mode == "offline" else None
     write_json(
@@ -103,7 +118,23 @@ def project_run(folder: RunFolder, *, group: str | None, mode: str, project: str
 def _config(folder: RunFolder, record: Record) -> dict[str, Any]:
     plain = read_config(folder)
     return {
-        **{name: plain[name] for name in ("system", "variant", "size", "scale", "seed", "repeat", "ranks", "precision", "engine", "train", "data", "model")},
+        **{
+            name: plain[name]
+            for name in (
+                "system",
+                "variant",
+                "size",
+                "scale",
+                "seed",
+                "repeat",
+                "ranks",
+                "precision",
+                "engine",
+                "train",
+                "data",
+                "model",
+            )
+        },
         "site": record.site,
         "run": record.run,
         "identity": record.identity,
@@ -121,7 +152,7 @@ def _write(
     steps: Mapping[str, Any],
     *,
     group: str | None,
-    mode: str,
+    mode: Literal["offline", "online"],
     project: str,
     entity: str | None,
     after: int,
@@ -142,7 +173,15 @@ def _write(
             group=group,
             job_type="train" if len(steps["step"]) else "profile",
             name=f"{record.variant} {record.size} seed {record.seed} {record.engine}",
-            tags=[record.system, record.variant, record.size, record.scale, record.engine, f"site:{record.site}", str(record.status)],
+            tags=[
+                record.system,
+                record.variant,
+                record.size,
+                record.scale,
+                record.engine,
+                f"site:{record.site}",
+                str(record.status),
+            ],
             config=dict(config),
             resume="allow" if mode == "online" else None,
             settings=settings,
@@ -177,7 +216,11 @@ def _write(
 @contextlib.contextmanager
 def _quiet(folder: Path) -> Iterator[None]:
     """W&B writes its caches and logs where it is told, and nothing to the terminal."""
-    wanted = {"WANDB_SILENT": "true", "WANDB_CACHE_DIR": str(folder / "wandb" / "cache"), "WANDB_DATA_DIR": str(folder / "wandb" / "data")}
+    wanted = {
+        "WANDB_SILENT": "true",
+        "WANDB_CACHE_DIR": str(folder / "wandb" / "cache"),
+        "WANDB_DATA_DIR": str(folder / "wandb" / "data"),
+    }
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)
     try:
@@ -204,6 +247,8 @@ def upload(folder: RunFolder, *, timeout_s: float = 600) -> bool:
         done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, cwd=folder.path)
         if done.returncode:
             lines = (done.stderr or done.stdout).strip().splitlines() or ["no output"]
-            raise ResultError(f"W&B did not take the run: {lines[-1]}", where=str(part), next_step="wandb login, then: tenfold sync --upload")
+            raise ResultError(
+                f"W&B did not take the run: {lines[-1]}", where=str(part), next_step="wandb login, then: tenfold sync --upload"
+            )
     write_json(folder.path / "wandb.json", {**state, "uploaded": True, "uploaded_step": state["last_step"]})
     return True

@@ -1,8 +1,8 @@
 """Reads a local ``.wandb`` file without a server: what a projection really holds.
 
-The file is a 7-byte header (``:W&B``, 0xBEE1 little-endian, version 0) and then a LevelDB log: blocks of 32 KiB with records of crc32 (4 bytes),
-length (2), type (1: whole, 2, 3, 4: first, middle, last part) and payload, a protobuf ``Record``. A killed writer leaves a torn tail:
-reading stops there and says so.
+The file is a 7-byte header (``:W&B``, 0xBEE1 little-endian, version 0) and then a LevelDB log: blocks of 32 KiB with records of
+crc32 (4 bytes), length (2), type (1: whole; 2, 3, 4: first, middle, last part) and payload, a protobuf ``Record``. A killed
+writer leaves a torn tail: reading stops there and says so.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ class WandbFile:
 
 
 def _records(data: bytes) -> Iterator[bytes]:
-    position, parts = len(_MAGIC), []
+    position = len(_MAGIC)
+    parts: list[bytes] = []
     while True:
         left = _BLOCK - position % _BLOCK
         if left < _HEAD:
@@ -88,7 +89,7 @@ def read_wandb(path: Path) -> WandbFile:
         raise ResultError("not a W&B run file (wrong header)", where=str(path))
     found = WandbFile()
     for payload in _records(data):
-        record = wandb_internal_pb2.Record()
+        record = wandb_internal_pb2.Record()  # type: ignore[attr-defined]
         try:
             record.ParseFromString(payload)
         except DecodeError:

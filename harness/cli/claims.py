@@ -32,6 +32,13 @@ def run(arguments: argparse.Namespace) -> int:
     if not claims:
         print("no runs to judge; tenfold sweep study=dlwp_scaling makes some")
     for claim in claims:
-        interval = "" if claim["effect"] is None else f"  {claim['effect']:.3f} [{claim['low']:.3f}, {claim['high']:.3f}] against {claim['bound']:g}"
-        print(f"{claim['verdict']:<12} {claim['system']} {claim['claim']} ({claim['scale']}){interval}\n             {claim['statement']}\n             {claim['detail']}")
+        interval = (
+            ""
+            if claim["effect"] is None
+            else f"  {claim['effect']:.3f} [{claim['low']:.3f}, {claim['high']:.3f}] against {claim['bound']:g}"
+        )
+        print(
+            f"{claim['verdict']:<12} {claim['system']} {claim['claim']} ({claim['scale']}){interval}\n"
+            f"             {claim['statement']}\n             {claim['detail']}"
+        )
     return 0

@@ -13,7 +13,22 @@ from results.runfolder import RunFolder, run_folders
 from results.store import read_json
 
 #: Keys of a row that words may filter by.
-ROW_KEYS = ("run", "system", "variant", "size", "scale", "seed", "repeat", "engine", "ranks", "status", "site", "data", "stage", "arm")
+ROW_KEYS = (
+    "run",
+    "system",
+    "variant",
+    "size",
+    "scale",
+    "seed",
+    "repeat",
+    "engine",
+    "ranks",
+    "status",
+    "site",
+    "data",
+    "stage",
+    "arm",
+)
 
 
 def add_words(parser: argparse.ArgumentParser, text: str) -> None:

@@ -37,7 +37,8 @@ def _query(text: str) -> dict[str, str]:
 
 def run(arguments: argparse.Namespace) -> int:
     """Compare and print."""
-    from results.compare import compare
+    from models import registry
+    from results.compare import compare, sentence
     from results.rows import select
 
     chosen = select_words(arguments.words)
@@ -46,11 +47,12 @@ def run(arguments: argparse.Namespace) -> int:
     for text, found in zip((arguments.a, arguments.b), sets, strict=True):
         if not found:
             raise ConfigError(f"no run matches '{text}'", where="command line", next_step="tenfold status")
-    result: dict[str, Any] = compare(sets[0], sets[1], arguments.metric)
+    specs = {name: spec for row in rows for name, spec in registry.catalogue(row["system"]).metric_specs.items()}
+    result: dict[str, Any] = compare(sets[0], sets[1], arguments.metric, specs=specs)
     if arguments.json:
         sys.stdout.write(dumps(result) + "\n")
         return 0
-    for key, value in result.items():
-        if not isinstance(value, list | dict):
-            print(f"{key:<14} {format(value, '.4g') if isinstance(value, float) else value}")
+    print(sentence(result))
+    for entry in result["dropped"]:
+        print(f"  left out: {entry['run']}: {entry['reason']}")
     return 0

@@ -26,7 +26,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prepare", action="store_true", help="measure the machine's profile")
     parser.add_argument("--runs", action="store_true", help="validate run folders")
     parser.add_argument("--repair", action="store_true", help="with --runs: rebuild records")
-    parser.add_argument("--data", type=Path, nargs="?", const=Path("data"), metavar="FOLDER", help="verify data stores (default data/)")
+    parser.add_argument(
+        "--data", type=Path, nargs="?", const=Path("data"), metavar="FOLDER", help="verify data stores (default data/)"
+    )
     add_json(parser)
 
 
@@ -86,7 +88,10 @@ def _runs(arguments: argparse.Namespace) -> int:
             for problem in problems:
                 print(f"{name}: {problem}")
         bad = sum(bool(problems) for problems in found.values())
-        print(f"{len(found)} run folders, {bad} with problems" + ("" if not bad or arguments.repair else "; next: tenfold doctor --runs --repair"))
+        print(
+            f"{len(found)} run folders, {bad} with problems"
+            + ("" if not bad or arguments.repair else "; next: tenfold doctor --runs --repair")
+        )
     return EXIT_RUN_FAILED if any(found.values()) else EXIT_OK
 
 

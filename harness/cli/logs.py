@@ -36,7 +36,9 @@ def run(arguments: argparse.Namespace) -> int:
     wanted = attempts[-1].index if arguments.attempt is None else arguments.attempt
     attempt = next((one for one in attempts if one.index == wanted), None)
     if attempt is None:
-        raise ResultError(f"there is no attempt {wanted}; attempts: {', '.join(str(one.index) for one in attempts)}", where=str(folder.path))
+        raise ResultError(
+            f"there is no attempt {wanted}; attempts: {', '.join(str(one.index) for one in attempts)}", where=str(folder.path)
+        )
     failure = attempt.failure()
     rank = arguments.rank
     if rank is None:

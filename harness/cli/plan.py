@@ -85,7 +85,9 @@ def _seconds(value: float | None) -> str:
 
 
 def _print_one(row: dict[str, Any]) -> None:
-    print(f"{row['system']} {row['variant']} {row['size']} at scale {row['scale']}, engine {row['engine']} on {row['ranks']} ranks")
+    print(
+        f"{row['system']} {row['variant']} {row['size']} at scale {row['scale']}, engine {row['engine']} on {row['ranks']} ranks"
+    )
     if row["params"] is None:
         print("  " + "; ".join(row["notes"]))
         return
@@ -109,7 +111,10 @@ def _print_one(row: dict[str, Any]) -> None:
 
 
 def _print_study(rows: list[dict[str, Any]]) -> None:
-    print(f"{'run':<36} {'variant':<12} {'size':>5} {'seed':>4} {'engine':<7} {'ranks':>5} {'params':>10} {'memory/rank':>12} {'training':>10}  fits")
+    print(
+        f"{'run':<36} {'variant':<12} {'size':>5} {'seed':>4} {'engine':<7} {'ranks':>5} "
+        f"{'params':>10} {'memory/rank':>12} {'training':>10}  fits"
+    )
     for row in rows:
         fits = {None: "?", True: "yes", False: "no"}[row["fits"]]
         params = "" if row["params"] is None else f"{row['params']:,}"

@@ -1,4 +1,5 @@
-"""Run failed runs again, exactly as they were frozen; each retry is a further attempt, from the newest checkpoint if there is one.
+"""Run failed runs again, exactly as they were frozen; each retry is a further attempt, from the newest checkpoint
+if there is one.
 
 examples:
   tenfold retry                          all failed runs
@@ -27,7 +28,9 @@ GROUPS: dict[str, tuple[str, ...]] = {
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments."""
     add_words(parser, "study=NAME, key=value that rows must have, or names of runs")
-    parser.add_argument("--only", default="failed", metavar="CLASS,...", help="failed (all), oom, or classes: " + ", ".join(FailureClass))
+    parser.add_argument(
+        "--only", default="failed", metavar="CLASS,...", help="failed (all), oom, or classes: " + ", ".join(FailureClass)
+    )
     parser.add_argument("--dry-run", action="store_true", help="name the runs and stop")
 
 
@@ -59,8 +62,8 @@ def run(arguments: argparse.Namespace) -> int:
         print("\n".join(names))
         return EXIT_OK
     from harness.display import Display
-    from harness.prepare import build_data, request_again
     from harness.experiment import Experiment
+    from harness.prepare import build_data, request_again
     from harness.sweeping import memory_budget_gib, run_requests
     from launchers.local import Ended
 

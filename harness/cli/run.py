@@ -42,7 +42,7 @@ def _compose(arguments: argparse.Namespace) -> Experiment:
 
 
 def _is_done(experiment: Experiment) -> bool:
-    return any(attempt.read("outcome") for attempt in experiment.folder.attempts())
+    return experiment.folder.is_completed()
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -31,7 +31,11 @@ def run(arguments: argparse.Namespace) -> int:
         sys.stdout.write(dumps(rows) + "\n")
         return 0
     if not rows:
-        print(f"no runs in {chosen.runs}/" + ("" if not chosen.query else " that match") + "; tenfold sweep study=dlwp_scaling makes some")
+        print(
+            f"no runs in {chosen.runs}/"
+            + ("" if not chosen.query else " that match")
+            + "; tenfold sweep study=dlwp_scaling makes some"
+        )
         return 0
     width = max(len(row["run"]) for row in rows)
     for row in rows:
@@ -45,7 +49,10 @@ def run(arguments: argparse.Namespace) -> int:
             reason = str(row["failure"]["reason"]).splitlines()[0]
             detail = f"[{row['failure']['class']}{rank}] {reason[:90]}"
         layout = f"{row['engine']} x{row['ranks']}"
-        print(f"{row['run']:<{width}}  {row['status']:<9} {row['size']:>5} seed {row['seed']} {layout:<9} attempts {row['attempts']}  {detail}".rstrip())
+        print(
+            f"{row['run']:<{width}}  {row['status']:<9} {row['size']:>5} seed {row['seed']} {layout:<9} "
+            f"attempts {row['attempts']}  {detail}".rstrip()
+        )
     counts = Counter(row["status"] for row in rows)
     print(f"{len(rows)} runs: " + ", ".join(f"{count} {status}" for status, count in sorted(counts.items())))
     if counts.get("failed"):

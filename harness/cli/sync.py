@@ -23,7 +23,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_words(parser, "study=NAME, key=value that rows must have, or names of runs")
     parser.add_argument("--upload", action="store_true", help="upload what is not on the server yet; needs `wandb login`")
     parser.add_argument("--follow", action="store_true", help="repeat while any of the runs is running")
-    parser.add_argument("--every", type=float, default=30.0, metavar="S", help="with --follow: seconds between rounds (default 30)")
+    parser.add_argument(
+        "--every", type=float, default=30.0, metavar="S", help="with --follow: seconds between rounds (default 30)"
+    )
     parser.add_argument("--project", default="tenfold", help="W&B project (default tenfold)")
 
 

@@ -30,6 +30,8 @@ def run(arguments: argparse.Namespace) -> int:
     chosen = select_words(arguments.words)
     index = chosen.index()
     metrics = arguments.metrics.split(",") if arguments.metrics else None
-    text = render(chosen.rows(), "json" if arguments.json else arguments.format, metrics=metrics, summary=arguments.summary, index=index)
+    text = render(
+        chosen.rows(), "json" if arguments.json else arguments.format, metrics=metrics, summary=arguments.summary, index=index
+    )
     sys.stdout.write(text.rstrip("\n") + "\n")
     return 0

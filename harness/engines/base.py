@@ -97,7 +97,9 @@ def optimizer_groups(groups: Sequence[ParamGroup], train: TrainConfig) -> list[d
         if group.frozen:
             continue
         decay = train.weight_decay if group.weight_decay is None else group.weight_decay
-        out.append({"params": list(group.params), "lr": train.lr, "weight_decay": decay, "lr_scale": group.lr_scale, "name": group.name})
+        out.append(
+            {"params": list(group.params), "lr": train.lr, "weight_decay": decay, "lr_scale": group.lr_scale, "name": group.name}
+        )
     return out
 
 

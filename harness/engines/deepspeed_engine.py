@@ -33,7 +33,9 @@ def import_deepspeed(device_type: str) -> Any:
     try:
         import deepspeed
     except ImportError as error:
-        raise RunError(f"DeepSpeed cannot be imported: {error}", where="engine", next_step="make install, or engine=torch") from error
+        raise RunError(
+            f"DeepSpeed cannot be imported: {error}", where="engine", next_step="make install, or engine=torch"
+        ) from error
     from deepspeed.utils import logger
 
     logger.setLevel(logging.WARNING)
@@ -169,8 +171,13 @@ def _ensure_process_group(joined: bool, device_type: str) -> None:
     """DeepSpeed wants a process group even for a world of one; an in-memory store serves it without a network port."""
     if joined or torch.distributed.is_initialized():
         return
-    torch.distributed.init_process_group(
-        "nccl" if device_type == "cuda" else "gloo", store=torch.distributed.HashStore(), rank=0, world_size=1
-    )
-    for name, value in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}.items():
+    store = torch.distributed.HashStore()  # type: ignore[attr-defined]
+    torch.distributed.init_process_group("nccl" if device_type == "cuda" else "gloo", store=store, rank=0, world_size=1)
+    for name, value in {
+        "RANK": "0",
+        "WORLD_SIZE": "1",
+        "LOCAL_RANK": "0",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "0",
+    }.items():
         os.environ.setdefault(name, value)

@@ -133,7 +133,9 @@ def main() -> None:
     if kind == "probes":
         found: dict[str, float] = probes()
     else:
-        stage = {"torch": None, "zero3_offload": 3}.get(kind, int(kind[4]) if kind.startswith("zero") and kind[4:].isdigit() else None)
+        stage = {"torch": None, "zero3_offload": 3}.get(
+            kind, int(kind[4]) if kind.startswith("zero") and kind[4:].isdigit() else None
+        )
         found = {"base_bytes": float(base_bytes(kind, stage, int(os.environ["WORLD_SIZE"])))}
     if os.environ["RANK"] == "0":
         print("CALIBRATION " + json.dumps(found), flush=True)

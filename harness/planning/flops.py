@@ -22,7 +22,7 @@ def _complex_factor(*tensors: Any) -> int:
 
 
 def _mm(a: Any, b: Any, *rest: Any, out_val: Any = None, **_: Any) -> int:
-    return _complex_factor(a, b) * 2 * a.shape[0] * a.shape[1] * b.shape[1]
+    return int(_complex_factor(a, b) * 2 * a.shape[0] * a.shape[1] * b.shape[1])
 
 
 def _addmm(c: Any, a: Any, b: Any, *rest: Any, out_val: Any = None, **_: Any) -> int:
@@ -30,7 +30,7 @@ def _addmm(c: Any, a: Any, b: Any, *rest: Any, out_val: Any = None, **_: Any) ->
 
 
 def _bmm(a: Any, b: Any, *rest: Any, out_val: Any = None, **_: Any) -> int:
-    return _complex_factor(a, b) * 2 * a.shape[0] * a.shape[1] * a.shape[2] * b.shape[2]
+    return int(_complex_factor(a, b) * 2 * a.shape[0] * a.shape[1] * a.shape[2] * b.shape[2])
 
 
 def _baddbmm(c: Any, a: Any, b: Any, *rest: Any, out_val: Any = None, **_: Any) -> int:

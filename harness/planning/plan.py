@@ -120,7 +120,10 @@ def make_plan(experiment: Experiment, *, measure: bool = False) -> Plan:
         plan.notes.append("this machine's profile has not been measured (tenfold doctor --prepare): no base, no times")
         plan.fits = None if floor is None else world * plan.bytes_per_rank <= here.memory_gib * GIB  # type: ignore[operator]
         return plan
-    assert here.gemm_flops and here.copy_bytes and here.operation_s and plan.bytes_per_rank is not None
+    assert here.gemm_flops
+    assert here.copy_bytes
+    assert here.operation_s
+    assert plan.bytes_per_rank is not None
     per_pass = trace.flops / here.gemm_flops + trace.moved_bytes / here.copy_bytes + trace.operations * here.operation_s
     update = 7 * trace.params * 4 / here.copy_bytes
     plan.step_s = passes * per_pass + update

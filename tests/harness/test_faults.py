@@ -68,9 +68,9 @@ def test_one_failing_run_does_not_stop_the_others(workplace: Workplace) -> None:
         ("nan", 0): "failed", ("nan", 1): "failed", ("raising", 0): "failed", ("raising", 1): "failed",
     }  # fmt: skip
     assert "tenfold retry" in done.stdout
-    before = {path for path in (workplace.path / "runs").glob("*/attempt-*")}
+    before = set((workplace.path / "runs").glob("*/attempt-*"))
     workplace.tenfold("sweep", "study=faults", expect=1)  # failed runs are left to `retry`
-    assert {path for path in (workplace.path / "runs").glob("*/attempt-*")} == before
+    assert set((workplace.path / "runs").glob("*/attempt-*")) == before
     workplace.tenfold("retry", "study=faults", "--only", "crash", expect=1)
     attempts = {row["variant"]: row["attempts"] for row in workplace.json("table", "study=faults", "seed=0")}
     assert attempts == {"healthy": 1, "nan": 1, "raising": 2}
