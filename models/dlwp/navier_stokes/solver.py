@@ -39,6 +39,8 @@ TAIL_TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
 #: exponential fall-off then brings it below the tolerance at the cut.
 EDGE = 0.8
 EDGE_FACTOR = 20.0
+#: A unit of time is marched again on a larger grid when the content at the edge has grown past what is allowed by this factor.
+EDGE_EXCESS = 4.0
 #: Bytes of one array of velocities that stay in a core's second-level cache.
 CACHE_BYTES = 512 * 1024
 #: Trajectories whose states are held and sorted together.
@@ -157,20 +159,21 @@ class NavierStokesSolver:
             output[:, frame] = to_grid(torch.view_as_complex(pool.spectrum), self.resolution)
             pool.band = self._choose_band(pool.spectrum)
 
-    def _choose_band(self, spectrum: Tensor) -> Tensor:
+    def _choose_band(self, spectrum: Tensor, excess: float = 1.0) -> Tensor:
         """The smallest band that holds each trajectory, int64 ``[sample]`` on the CPU."""
         if len(self._bands) == 1:
             return torch.zeros(len(spectrum), dtype=torch.int64)
-        power = torch.view_as_complex(spectrum).abs().square_()
+        power = spectrum.square().sum(-1)
         content = torch.stack([(power * mask).sum((-1, -2)) for mask in self._edges])
-        fits = content[1:] <= content[:1] * self._tolerance**2
+        fits = content[1:] <= content[:1] * (excess * self._tolerance) ** 2
         # Bands are nested: count how many fit before the first that does not.
         return fits.long().cumprod(0).sum(0).cpu()
 
     def _unit_of_time(self, pool: _Pool) -> None:
         """March every trajectory through one unit of time.
 
-        A trajectory that has become faster than its step allows is marched again, with the steps its new speed asks for.
+        A trajectory that has become faster than its step allows, or finer than its grid resolves, is marched again with what
+        its new state asks for.
         """
         ends = pool.spectrum * self._unit_decay
         speed = pool.speed.clone()
@@ -186,8 +189,10 @@ class NavierStokesSolver:
                         speed[some] = self._march(pool.spectrum, ends, some, self._bands[index], number)
             if self._fixed_steps is not None:
                 break
-            settled = (speed <= SPEED_EXCESS * self._fastest(pool.band, steps)) | (steps == int(LADDER[-1]))
-            waiting &= ~settled
+            calm = (speed <= SPEED_EXCESS * self._fastest(pool.band, steps)) | (steps == int(LADDER[-1]))
+            band = torch.minimum(pool.band, self._choose_band(ends, EDGE_EXCESS))
+            waiting &= ~(calm & (band == pool.band))
+            pool.band = torch.where(waiting, band, pool.band)
         self._check(speed, pool.taken + steps)
         pool.spectrum, pool.speed = ends, speed
         pool.taken += steps

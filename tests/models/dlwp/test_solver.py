@@ -146,6 +146,25 @@ def test_a_flow_that_speeds_up_is_marched_again(monkeypatch: pytest.MonkeyPatch)
     assert rms(found - refined) < 1e-5 * rms(refined)
 
 
+def test_a_flow_that_becomes_finer_is_marched_again_on_a_larger_grid(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large eddies alone fit the smallest grid, but fast ones fold each other within a unit of time."""
+    x, y = grid(64)
+    w0 = 12 * (torch.cos(2 * math.pi * x) + torch.cos(4 * math.pi * y) + torch.sin(2 * math.pi * (x + 2 * y)))[None]
+    sizes: list[int] = []
+    march = Band.march
+
+    def spy(band: Band, w: Tensor, steps: int) -> Tensor:
+        sizes.append(band.size)
+        return march(band, w, steps)
+
+    monkeypatch.setattr(Band, "march", spy)
+    found = NavierStokesSolver(64, 1e-3).solve(w0, 1)
+    assert sizes[0] == 32
+    assert sizes[-1] > 32
+    refined = solver(64, time_step=1 / 256).solve(w0, 1)
+    assert rms(found - refined) < 2e-4 * rms(refined)
+
+
 def test_stable_speed_without_viscosity_is_that_of_runge_kutta() -> None:
     band = Band(64, 21, 0.0, 0.0, whole=True, dtype=torch.float64, device=torch.device("cpu"))
     assert band.fastest == pytest.approx(math.sqrt(8) * LADDER / (2 * math.pi * 21), rel=1e-9)
