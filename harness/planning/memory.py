@@ -9,7 +9,8 @@ def state_bytes(params: int, *, stage: int | None, world: int, precision: str = 
     Mixed precision (bf16 under DeepSpeed) holds 2 bytes of parameter, 2 of gradient and 12 of optimiser state (fp32 master copy
     and two moments); stage 1 divides the optimiser's, stage 2 also the gradients', stage 3 also the parameters' share by the
     world (Rajbhandari et al. 2020, arXiv 1910.02054, section 3). In fp32 it is 4 + 4 + 8, and ZeRO from stage 1 on keeps a
-    separate master copy of the rank's partition (4 more, divided). The plain engine in bf16 is autocast over fp32 weights: as fp32.
+    separate master copy of the rank's partition (4 more, divided). The plain engine in bf16 is autocast over fp32 weights: as
+    fp32.
 
     Args:
         params: real, trainable parameters.
