@@ -68,6 +68,8 @@ def parse(overrides: Sequence[str]) -> list[Any]:
             raise ConfigError(
                 f"'{word}' is not an override (key=value): {str(error).splitlines()[0]}", where="command line"
             ) from error
+        if not parsed[-1].key_or_group:
+            raise ConfigError(f"'{word}' is not an override (key=value): it names no key", where="command line")
     return parsed
 
 
@@ -132,7 +134,7 @@ class Composer:
 
         try:
             return compose("config", overrides=[*_search_path(self._config_dir), *words])
-        except HydraException as error:
+        except (HydraException, ValueError) as error:  # a group given a number is a ValueError
             raise self._explain(error, words) from error
 
     def _explain(self, error: Exception, words: list[str]) -> ConfigError:
