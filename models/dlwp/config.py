@@ -132,6 +132,7 @@ class FourCastNet:
     blocks: int = 4  # of the block-diagonal mixing weights
     mlp_ratio: int = 4
     shrink: float = 0.01  # soft-thresholding of Fourier coefficients
+    mixer_skip: bool = True  # published: the mixer adds its own normalised input, besides the block's skip
     resolution: int = 32  # grid points per side: sizes the positional embedding
     context: int = 4
 
@@ -206,6 +207,8 @@ def check(point: Any) -> None:
     data, model = point.data, point.model
     _check_data(data)
     for key, value in vars(model).items():
+        if isinstance(value, bool):
+            continue
         for number in value if isinstance(value, list) else [value]:
             lowest = 0 if key == "shrink" else 1
             if number < lowest:

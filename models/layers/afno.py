@@ -49,10 +49,15 @@ class FourierMixer(nn.Module):
 
 
 class AFNOBlock(nn.Module):
-    """Layer norm, Fourier mixer, skip; layer norm, perceptron (GELU), skip."""
+    """Layer norm, Fourier mixer, skip; layer norm, perceptron (GELU), skip.
 
-    def __init__(self, channels: int, blocks: int, mlp_ratio: int, shrink: float) -> None:
+    Args:
+        mixer_skip: the mixer also adds its own (normalised) input, as the published model does.
+    """
+
+    def __init__(self, channels: int, blocks: int, mlp_ratio: int, shrink: float, *, mixer_skip: bool = True) -> None:
         super().__init__()
+        self.mixer_skip = mixer_skip
         self.norm1 = nn.LayerNorm(channels)
         self.mixer = FourierMixer(channels, blocks, shrink)
         self.norm2 = nn.LayerNorm(channels)
@@ -61,6 +66,7 @@ class AFNOBlock(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """``[width, height, batch, channel]``, same shape out."""
-        tokens = self.mixer(self.norm1(tokens), tokens)
+        normed = self.norm1(tokens)
+        tokens = self.mixer(normed, tokens + normed if self.mixer_skip else tokens)
         increment: Tensor = self.contract(F.gelu(self.expand(self.norm2(tokens))))
         return tokens + increment

@@ -1,4 +1,4 @@
-"""Networks that act on each grid point alone; fields have their channels last."""
+"""Networks that act on each grid point alone."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class TruncatedLinear(nn.Linear):
 
 
 class _Perceptron(torch.autograd.Function):
-    """Linear, GELU, linear over rows, chunk by chunk; backward recomputes the hidden map from the input.
+    """Linear, GELU, linear over columns, chunk by chunk; backward recomputes the hidden map from the input.
 
     For lifting and projection of Fourier operators the hidden map (256 channels at every point) is by far the largest tensor
     of the model, and writing it to fresh memory costs more than computing it twice in cache.
@@ -36,31 +36,36 @@ class _Perceptron(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, chunk: int) -> Tensor:
+        """``x`` is ``[in, points]``, the result ``[out, points]``."""
         ctx.save_for_backward(x, w1, b1, w2)
         ctx.chunk = chunk
-        parts = [torch.addmm(b2, F.gelu(torch.addmm(b1, part, w1.t())), w2.t()) for part in torch.split(x, chunk)]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        first, second = b1.unsqueeze(1), b2.unsqueeze(1)
+        parts = [torch.addmm(second, w2, F.gelu(torch.addmm(first, w1, part))) for part in torch.split(x, chunk, dim=1)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, w1, b1, w2 = ctx.saved_tensors
-        grad = grad.contiguous()
+        grad, first = grad.contiguous(), b1.unsqueeze(1)
         grad_w1, grad_b1, grad_w2 = torch.zeros_like(w1), torch.zeros_like(b1), torch.zeros_like(w2)
         grad_x = []
-        for part, grad_part in zip(torch.split(x, ctx.chunk), torch.split(grad, ctx.chunk), strict=True):
-            before = torch.addmm(b1, part, w1.t())
-            grad_w2.addmm_(grad_part.t(), F.gelu(before))
-            grad_before = torch.ops.aten.gelu_backward(torch.mm(grad_part, w2), before)
-            grad_w1.addmm_(grad_before.t(), part)
-            grad_b1.add_(grad_before.sum(0))
+        for part, grad_part in zip(torch.split(x, ctx.chunk, dim=1), torch.split(grad, ctx.chunk, dim=1), strict=True):
+            before = torch.addmm(first, w1, part)
+            grad_w2.addmm_(grad_part, F.gelu(before).t())
+            grad_before = torch.ops.aten.gelu_backward(torch.mm(w2.t(), grad_part), before)
+            grad_w1.addmm_(grad_before, part.t())
+            grad_b1.add_(grad_before.sum(1))
             if ctx.needs_input_grad[0]:
-                grad_x.append(torch.mm(grad_before, w1))
-        return torch.cat(grad_x) if grad_x else None, grad_w1, grad_b1, grad_w2, grad.sum(0), None
+                grad_x.append(torch.mm(w1.t(), grad_before))
+        return torch.cat(grad_x, dim=1) if grad_x else None, grad_w1, grad_b1, grad_w2, grad.sum(1), None
 
 
 class PointwisePerceptron(nn.Module):
-    """Linear, GELU, linear at each grid point. Parameters: ``(in + 1) hidden + (hidden + 1) out``."""
+    """Linear, GELU, linear at each grid point; channels first, so that every product has long contiguous rows.
+
+    Parameters: ``(in + 1) hidden + (hidden + 1) out``.
+    """
 
     def __init__(self, in_channels: int, hidden: int, out_channels: int) -> None:
         super().__init__()
@@ -80,12 +85,15 @@ class PointwisePerceptron(nn.Module):
             nn.init.uniform_(bias, -bound, bound)
 
     def forward(self, field: Tensor) -> Tensor:
-        """``[..., in] -> [..., out]``."""
-        rows = field.numel() // field.shape[-1]
-        if rows * self.hidden <= KEEP_ELEMENTS or autocasting(field.device):
-            return F.linear(F.gelu(F.linear(field, self.weight1, self.bias1)), self.weight2, self.bias2)
-        chunk = max(CHUNK_ELEMENTS // self.hidden, 1) if field.device.type == "cpu" else rows
-        flat: Tensor = _Perceptron.apply(  # type: ignore[no-untyped-call]
-            field.reshape(rows, -1), self.weight1, self.bias1, self.weight2, self.bias2, chunk
-        )
-        return flat.view(*field.shape[:-1], -1)
+        """``[in, ...] -> [out, ...]``."""
+        flat = field.reshape(field.shape[0], -1)
+        points = flat.shape[1]
+        if points * self.hidden <= KEEP_ELEMENTS or autocasting(field.device):
+            hidden = F.gelu(torch.addmm(self.bias1.unsqueeze(1), self.weight1, flat))
+            out = torch.addmm(self.bias2.unsqueeze(1), self.weight2, hidden)
+        else:
+            chunk = max(CHUNK_ELEMENTS // self.hidden, 1) if field.device.type == "cpu" else points
+            out = _Perceptron.apply(  # type: ignore[no-untyped-call]
+                flat, self.weight1, self.bias1, self.weight2, self.bias2, chunk
+            )
+        return out.view(-1, *field.shape[1:])

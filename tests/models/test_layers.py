@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from models.layers.afno import FourierMixer
+from models.layers.afno import AFNOBlock, FourierMixer
 from models.layers.circular import CircularConvs, wrap
 from models.layers.pointwise import PointwisePerceptron, _Perceptron
 from models.layers.precision import full_precision
@@ -158,20 +158,30 @@ def test_fourier_mixer_by_hand() -> None:
     np.testing.assert_allclose(mixer(tokens, base).detach().numpy(), expected, atol=1e-4)
 
 
+def test_afno_block_by_hand() -> None:
+    torch.manual_seed(0)
+    block, tokens = AFNOBlock(4, 2, 4, 0.01), field_of(6, 6, 2, 4)
+    normed = F.layer_norm(tokens, (4,))
+    mixed = block.mixer(normed, torch.zeros_like(tokens)) + normed + tokens
+    hidden = F.linear(F.layer_norm(mixed, (4,)), block.expand.weight, block.expand.bias)
+    expected = F.linear(F.gelu(hidden), block.contract.weight, block.contract.bias) + mixed
+    torch.testing.assert_close(block(tokens), expected)
+
+
 @pytest.mark.parametrize("chunk", [3, 4, 100])
 def test_recomputing_perceptron_has_the_plain_gradients(chunk: int) -> None:
     torch.manual_seed(0)
-    shapes = [(10, 3), (5, 3), (5,), (2, 5), (2,)]
+    shapes = [(3, 10), (5, 3), (5,), (2, 5), (2,)]
     arguments = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
     assert torch.autograd.gradcheck(lambda *a: _Perceptron.apply(*a, chunk), arguments)
     x, w1, b1, w2, b2 = arguments
-    expected = F.linear(F.gelu(F.linear(x, w1, b1)), w2, b2)
+    expected = F.linear(F.gelu(F.linear(x.t(), w1, b1)), w2, b2).t()
     torch.testing.assert_close(_Perceptron.apply(*arguments, chunk), expected)
 
 
 def test_large_hidden_maps_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     layer = PointwisePerceptron(3, 16, 2)
-    field = field_of(8, 8, 2, 3).requires_grad_()
+    field = field_of(3, 8, 8, 2).requires_grad_()
     kept: list[int] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
         plain = layer(field)
@@ -183,6 +193,8 @@ def test_large_hidden_maps_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None
         lean = layer(field)
     assert max(kept) == 8 * 8 * 2 * 3
     torch.testing.assert_close(lean, plain)
+    by_hand = F.linear(F.gelu(F.linear(field.movedim(0, -1), layer.weight1, layer.bias1)), layer.weight2, layer.bias2)
+    torch.testing.assert_close(plain, by_hand.movedim(-1, 0))
 
 
 @pytest.mark.parametrize("halo", [1, 2, 3])

@@ -53,11 +53,12 @@ class FourierOperator(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         """Predict; the grid may have any size that holds the modes."""
-        field = self.lift(frames.permute(3, 2, 0, 1))
+        # The perceptrons have channels first, the blocks last: [width, height, batch, channel].
+        field: Tensor = self.lift(frames.permute(1, 3, 2, 0)).permute(1, 2, 3, 0).contiguous()
         for index, block in enumerate(self.blocks):
             field = block(field if index == 0 else F.gelu(field))
-        out: Tensor = self.project(field)
-        return out.permute(2, 3, 1, 0)
+        out: Tensor = self.project(field.permute(3, 0, 1, 2))
+        return out.permute(3, 0, 2, 1)
 
 
 def fno2d(model: FNO2D) -> FourierOperator:

@@ -26,7 +26,8 @@ class AFNO(nn.Module):
         self.position = nn.Parameter(torch.empty(tokens, tokens, 1, model.embed))
         nn.init.trunc_normal_(self.position, std=0.02)
         self.blocks = nn.ModuleList(
-            AFNOBlock(model.embed, model.blocks, model.mlp_ratio, model.shrink) for _ in range(model.layers)
+            AFNOBlock(model.embed, model.blocks, model.mlp_ratio, model.shrink, mixer_skip=model.mixer_skip)
+            for _ in range(model.layers)
         )
         self.final_norm = nn.LayerNorm(model.embed).requires_grad_(False)
         self.head = TruncatedLinear(model.embed, model.patch**2, bias=False)
