@@ -121,8 +121,10 @@ def synthesise(coefficients: Tensor, basis: Transform, base: Tensor) -> Tensor:
 
 
 def as_complex(pairs: Tensor) -> Tensor:
-    """A stored weight ``[..., 2]`` as a complex64 view (a copy under bf16)."""
-    return torch.view_as_complex(pairs.float())
+    """A stored weight ``[..., 2]`` as complex64: a view, or a copy where none is possible (bf16; a shard of a flat buffer
+    that begins at an odd element)."""
+    pairs = pairs.float()
+    return torch.view_as_complex(pairs.clone() if pairs.storage_offset() % 2 else pairs)
 
 
 class SpectralConv2d(nn.Module):

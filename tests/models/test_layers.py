@@ -128,6 +128,21 @@ def test_bf16_weights_are_used_in_float32(make) -> None:
     torch.testing.assert_close(found, rounded(field.float(), base.float()).bfloat16(), atol=0, rtol=0)
 
 
+@pytest.mark.parametrize("offset", [0, 1])
+def test_weights_may_be_shards_of_a_flat_buffer(offset: int) -> None:
+    """Sharded engines move parameters into flat buffers, where a pair may begin at an odd element."""
+    layer = SpectralConv2d(2, 3, 4, 4)
+    field, base = field_of(8, 8, 2, 2), field_of(8, 8, 2, 3, seed=1)
+    expected = layer(field, base)
+    flat = torch.cat([torch.zeros(offset), layer.weight.detach().flatten()])
+    layer.weight.data = flat[offset:].view(layer.weight.shape)
+    found = layer(field, base)
+    torch.testing.assert_close(found, expected, atol=0, rtol=0)
+    found.sum().backward()
+    assert layer.weight.grad is not None
+    assert layer.weight.grad.abs().max() > 0
+
+
 def test_transforms_made_under_inference_mode_serve_training() -> None:
     layer = SpectralConv2d(2, 2, 3, 3)
     field, base = field_of(7, 5, 1, 2), torch.zeros(7, 5, 1, 2)
