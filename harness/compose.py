@@ -156,7 +156,7 @@ class Composer:
         if key:
             name = key.group(1)
             culprit = next((word for word in words if word.lstrip("+~").split("=", 1)[0] == name), None)
-            file = re.search(r"merging '([^']+)'", text)
+            file = re.search(r"(?:merging|In) '([^']+)'", text)
             where = f"command line: {culprit}" if culprit else f"configs/{file.group(1)}.yaml: {name}" if file else name
             if "not in struct" in text or "not in '" in text:
                 return ConfigError(f"there is no key '{name}'{near_matches(name, self.keys())}", where=where)

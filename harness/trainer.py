@@ -79,6 +79,7 @@ class _Loop:
         self.first = 0
         self.best: float | None = None
         self.saved_at = -1
+        self.log: StepLog | None = None
 
     def resume(self) -> None:
         """Load the newest complete checkpoint."""
@@ -93,7 +94,7 @@ class _Loop:
         """All remaining steps."""
         context, train, meter = self.context, self.train, self.context.meter
         clock = context.facts.get("clock")
-        log = StepLog(context.attempt.steps_file(context.rank))
+        log = self.log = StepLog(context.attempt.steps_file(context.rank))
         loader = Loader(self.data, self._plan, first=self.first, last=train.steps, device=context.device)
         timed: list[float] = []
         waited = communicated = 0.0
@@ -128,6 +129,7 @@ class _Loop:
                 self.system.after_step(self.point, self.engine.module, step)
                 self._between_steps(step, result.loss, done - ready)
         finally:
+            self.log = None
             log.close()
             loader.close()
             meter.move("train", "data_wait", waited)
@@ -186,6 +188,8 @@ class _Loop:
 
     def _save(self, step: int, *, best: bool = False) -> None:
         with self.context.phase("checkpoint"):
+            if self.log is not None:
+                self.log.flush()
             self.checkpoints.save(self.engine, step, {"best": self.best}, best=best)
         self.saved_at = step
 

@@ -46,6 +46,10 @@ class StepLog:
             self._stream.flush()
             self._flushed = now
 
+    def flush(self) -> None:
+        """Hand everything to the file system; called before a checkpoint, so that no step before one is ever lost."""
+        self._stream.flush()
+
     def close(self) -> None:
         """Flush and close."""
         self._stream.close()

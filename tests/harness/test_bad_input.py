@@ -102,7 +102,9 @@ def test_a_wrong_key_in_a_users_recipe_names_the_file(
 
 
 @pytest.mark.parametrize(
-    "verb", [["systems", "plan", "run", "sweep", "status", "logs", "retry", "table", "report", "claims", "compare", "sync", "doctor"]], ids=["all"]
+    "verb",
+    [["systems", "plan", "run", "sweep", "status", "logs", "retry", "table", "report", "claims", "compare", "sync", "doctor"]],
+    ids=["all"],
 )
 def test_every_verb_has_help_with_an_example(verb: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     from harness.cli import VERBS, main

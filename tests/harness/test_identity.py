@@ -24,10 +24,11 @@ TREES = st.dictionaries(st.text(min_size=1, max_size=6), st.one_of(SCALARS, st.l
 
 def config(**changes: Any) -> dict[str, Any]:
     plain: dict[str, Any] = {
-        "system": "dlwp", "variant": "fno2d", "size": "50k", "scale": "small", "seed": 0, "repeat": 0, "ranks": 1, "precision": "fp32",
-        "device": "auto", "engine": {"name": "torch", "stage": None}, "train": {"steps": 200, "lr": 2e-3, "checkpoint_every": 0},
-        "data": {"resolution": 32, "path": None}, "model": {"width": 12}, "site": {"name": "local", "description": ""},
-        "launcher": {"name": "local", "max_parallel": 2}, "tracker": {"name": "offline"}, "paths": {"runs": "runs"}, "keep": "last",
+        "system": "dlwp", "variant": "fno2d", "size": "50k", "scale": "small", "seed": 0, "repeat": 0, "ranks": 1,
+        "precision": "fp32", "device": "auto", "engine": {"name": "torch", "stage": None},
+        "train": {"steps": 200, "lr": 2e-3, "checkpoint_every": 0}, "data": {"resolution": 32, "path": None},
+        "model": {"width": 12}, "site": {"name": "local", "description": ""}, "keep": "last",
+        "launcher": {"name": "local", "max_parallel": 2}, "tracker": {"name": "offline"}, "paths": {"runs": "runs"},
     }  # fmt: skip
     for key, value in changes.items():
         target = plain
@@ -88,8 +89,9 @@ def test_excluded_keys_do_not_matter(key: str, value: Any) -> None:
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("seed", 1), ("repeat", 1), ("precision", "bf16"), ("ranks", 2), ("engine__name", "zero1"), ("train__lr", 1e-3), ("variant", "unet"),
-        ("size", "20k"), ("scale", "tiny"), ("data__resolution", 64), ("model__width", 13), ("site__name", "elsewhere"), ("device", "cuda"),
+        ("seed", 1), ("repeat", 1), ("precision", "bf16"), ("ranks", 2), ("engine__name", "zero1"), ("train__lr", 1e-3),
+        ("variant", "unet"), ("size", "20k"), ("scale", "tiny"), ("data__resolution", 64), ("model__width", 13),
+        ("site__name", "elsewhere"), ("device", "cuda"),
     ],
 )  # fmt: skip
 def test_semantic_keys_matter(key: str, value: Any) -> None:
