@@ -1,8 +1,9 @@
 """Step time of backbones against their best public peers at equal shape: ``python -m tests.bench.bench_backbones [--paper]``.
 
 One forward and backward (gradient of the input included, as in a rollout) on one thread, ours and the peer's in turn; the
-least of each (what the code takes when nothing else runs) and their ratio. Peers: FNO and TFNO of neuraloperator 2.0.0 with equal channels, modes, layers and rank,
-no positional embedding, no channel perceptron (that version applies the activation twice then: the second call is removed).
+least of each (what the code takes when nothing else runs) and their ratio. Peers: FNO and TFNO of neuraloperator 2.0.0 with
+equal channels, modes, layers and rank, no positional embedding, no channel perceptron (that version applies the activation
+twice then: the second call is removed).
 FourCastNet has no peer among installed packages that mixes tokens in Fourier space: it is held against a BERT layer stack of
 transformers with equal tokens, width, depth and perceptron, whose attention is the mixing step.
 """
