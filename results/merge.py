@@ -122,6 +122,8 @@ def _measure(record: Record, attempts: list[Attempt], chosen: Attempt) -> None:
     timed_attempt = next((a for a in reversed(attempts) if any(r.get("steps_s") for r in _ranks(a))), chosen)
     timed = [rank["steps_s"] for rank in _ranks(timed_attempt) if rank.get("steps_s")]
     plan = record.plan
+    if plan.get("steps"):
+        put("steps", plan["steps"])
     params = max((rank.get("params") or 0 for rank in ranks), default=0)
     if params:
         put("params", params)

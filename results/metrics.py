@@ -38,6 +38,7 @@ def _specs(*rows: tuple[str, str, str, str]) -> dict[str, MetricSpec]:
 #: Metrics that the harness itself measures or predicts for every run. Systems declare theirs in their catalogue.
 COMMON: dict[str, MetricSpec] = _specs(
     ("params", "1", "none", "parameters (real)"),
+    ("steps", "1", "none", "optimisation steps"),
     ("step_s", "s", "min", "step time, median"),
     ("step_s_p5", "s", "min", "step time, 5th percentile"),
     ("step_s_p95", "s", "min", "step time, 95th percentile"),

@@ -14,13 +14,13 @@ from tests.support import Workplace
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-@pytest.fixture()
+@pytest.fixture
 def workplace(tmp_path: Path) -> Workplace:
     """An empty working directory."""
     return Workplace(tmp_path)
 
 
-@pytest.fixture()
+@pytest.fixture
 def tmpfs(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
     """Mounts small file systems, to have full and read-only ones; skipped where mounting is not allowed."""
     mounted: list[Path] = []

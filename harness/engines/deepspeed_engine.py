@@ -59,19 +59,15 @@ class _Root(nn.Module):
 class _EvalModule(nn.Module):
     """What a system evaluates: each forward is one root forward of the engine, on all ranks together."""
 
-    def __init__(self, engine: Any, dtype: torch.dtype) -> None:
+    def __init__(self, engine: Any, autocast: Callable[[], contextlib.AbstractContextManager[Any]]) -> None:
         super().__init__()
         self._call = [engine]  # in a list: the engine is not a submodule
-        self._dtype = dtype
+        self._autocast = autocast
 
     def forward(self, *arguments: Any) -> Any:
-        arguments = tuple(_cast(argument, self._dtype) for argument in arguments)
-        out = self._call[0](lambda model, *rest: model(*rest), *arguments)
+        with self._autocast():
+            out = self._call[0](lambda model, *rest: model(*rest), *arguments)
         return out.float() if isinstance(out, Tensor) and out.is_floating_point() else out
-
-
-def _cast(value: Any, dtype: torch.dtype) -> Any:
-    return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
 class DeepSpeedEngine(Engine):
@@ -95,7 +91,13 @@ class DeepSpeedEngine(Engine):
         self._engine, self._optimizer, _, _ = self._deepspeed.initialize(
             model=root, optimizer=optimizer, config=config, dist_init_required=False
         )
-        self._dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """Under bf16 the parameters are bf16 and batches arrive in fp32: autocast brings them together, operation by operation,
+        and keeps reductions such as a loss in fp32."""
+        if self.precision == "bf16":
+            return torch.autocast(self.group.device.type, dtype=torch.bfloat16)
+        return contextlib.nullcontext()
 
     def _ds_config(self) -> dict[str, Any]:
         bucket = self.config.bucket_elements
@@ -143,8 +145,8 @@ class DeepSpeedEngine(Engine):
         set_learning_rate(self._optimizer.param_groups, lr)
         total = 0.0
         for batch in batches:
-            batch = {name: _cast(tensor, self._dtype) for name, tensor in batch.items()}
-            loss = self._engine(self._loss, batch)
+            with self._autocast():
+                loss = self._engine(self._loss, batch)
             self._engine.backward(loss)
             self._engine.step()  # DeepSpeed updates on the last micro-batch of the step
             total += loss.item() / len(batches)
@@ -153,7 +155,7 @@ class DeepSpeedEngine(Engine):
 
     def eval_module(self) -> nn.Module:
         self._engine.eval()
-        return _EvalModule(self._engine, self._dtype).eval()
+        return _EvalModule(self._engine, self._autocast).eval()
 
     def train_mode(self) -> None:
         self._engine.train()

@@ -24,7 +24,7 @@ def arm(rows: Sequence[Row], variant: str, size: str) -> list[Row]:
     trainings the longer one: the short ones compare engines."""
 
     def order(row: Row) -> tuple[bool, float, int]:
-        return row["engine"] != "torch", -float(row["metrics"].get("train_s") or 0.0), int(row.get("repeat", 0))
+        return row["engine"] != "torch", -float(row["metrics"].get("steps") or 0.0), int(row.get("repeat", 0))
 
     by_seed: dict[int, Row] = {}
     for row in sorted((r for r in rows if r["variant"] == variant and r["size"] == size), key=order):

@@ -30,7 +30,7 @@ def row(variant: str, size: str, seed: int, rmse: float, *, engine: str = "torch
         "repeat": 0,
         "engine": engine,
         "status": "completed",
-        "metrics": {"rmse": score, "params": PARAMS[size], "skill_ratio": score, "train_s": train_s},
+        "metrics": {"rmse": score, "params": PARAMS[size], "skill_ratio": score, "steps": train_s},
         "samples": {"rmse_squared": squared, "persistence_rmse_squared": hard},
     }
 
