@@ -41,7 +41,7 @@ unit: install
 
 bench: install ## the numbers of docs/performance.md, ratios side by side in one run
 	@$(PIP) install -c constraints.txt '.[bench]'
-	@$(RUN) -m tests.bench
+	@$(RUN) -m tests.bench --write
 
 clean: ## remove caches and build leftovers (keeps .venv, data, runs, reports)
 	@rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -14,7 +14,7 @@ import argparse
 import itertools
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -120,12 +120,13 @@ def compare(variant: str, size: str, scale: str, rounds: int) -> dict[str, Any]:
     return {"own_s": own_s, "peer_s": peer_s, "ratio": own_s / peer_s, "params": counts[0], "peer_params": counts[1]}
 
 
-def main() -> None:
-    """Print one line per case."""
+def main(words: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """Print one line per case; returns its rows."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--paper", action="store_true", help="also 64x64 at published sizes (two minutes)")
     parser.add_argument("--rounds", type=int, default=40)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
+    rows = []
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     print(f"{'backbone':<12} {'size':>5} {'scale':>6} {'params':>9} {'peer':>9} {'own ms':>8} {'peer ms':>8} {'ratio':>6}")
@@ -137,6 +138,18 @@ def main() -> None:
                 f" {found['peer_s'] * 1e3:>8.2f} {found['ratio']:>6.2f}",
                 flush=True,
             )
+            rows.append(
+                {
+                    "name": f"{variant} {size}, {scale}",
+                    "unit": "ms per step",
+                    "ours": found["own_s"] * 1e3,
+                    "peer": found["peer_s"] * 1e3,
+                    "ratio": found["ratio"],
+                    "goal": 1.0,
+                    "met": found["ratio"] <= 1,
+                }
+            )
+    return rows
 
 
 if __name__ == "__main__":

@@ -68,6 +68,7 @@ def compare(viscosity: float, frames: int, goal: float) -> dict[str, Any]:
         "peer": peer,
         "ratio": ours / peer,
         "goal": goal,
+        "met": ours / peer >= goal and float(ours_error[-1]) <= float(peer_error[-1]),
         "error_ours": float(ours_error[-1]),
         "error_peer": float(peer_error[-1]),
         "largest_error_share": float((ours_error / peer_error).max()),

@@ -1,0 +1,85 @@
+"""All benchmarks, ratios side by side in one run: ``python -m tests.bench [--write]``; ``make bench`` writes
+``docs/performance.md``."""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+from pathlib import Path
+from typing import Any
+
+from harness.provenance import commit, cpu_model, now
+from results.store import write_text
+
+PAGE = Path(__file__).parent.parent.parent / "docs" / "performance.md"
+HEAD = """# Performance
+
+Measured by `make bench` ({date}, commit {commit}) on {cpu}, one thread, ours and the peer's in turn in one run; medians. Absolute
+figures belong to that machine; the ratios are the point. A goal that was not met is shown as such.
+
+"""
+
+
+def table(title: str, note: str, rows: list[dict[str, Any]]) -> str:
+    """One section."""
+    lines = [
+        f"## {title}\n",
+        f"{note}\n",
+        "| what | ours | peer | unit | ratio | goal | met |",
+        "|---|---:|---:|---|---:|---:|---|",
+    ]
+    for row in rows:
+        cells = [row["name"], *(_number(row.get(key)) for key in ("ours", "peer")), row["unit"]]
+        cells += [_number(row.get("ratio")), _number(row.get("goal")), {True: "yes", False: "no", None: ""}[row.get("met")]]
+        lines.append("| " + " | ".join(cells) + " |")
+    errors = [row for row in rows if "error_ours" in row]
+    if errors:
+        lines += ["", "| what | relative error, ours | published scheme |", "|---|---:|---:|"]
+        lines += [f"| {row['name']} | {row['error_ours']:.1e} | {row['error_peer']:.1e} |" for row in errors]
+    return "\n".join(lines) + "\n\n"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}"
+
+
+def main() -> None:
+    """Run all of them."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--write", action="store_true", help="write docs/performance.md")
+    arguments = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    from tests.bench import bench_backbones, bench_commands, bench_loop, bench_solver
+
+    sections = [
+        ("Commands", "Whole processes; `python -m tests.bench.bench_commands`. Seconds against a limit.", bench_commands.main()),
+        (
+            "Training loop",
+            "The harness's loop against a bare PyTorch loop of the same model, optimiser and batches; "
+            "`python -m tests.bench.bench_loop`.",
+            bench_loop.main(),
+        ),
+        (
+            "Navier-Stokes solver",
+            "Against the published scheme (Crank-Nicolson diffusion, explicit advection, full complex FFTs, step 1e-3), batched "
+            "alike; ratio of trajectories per second. Errors at the last frame against a float64 run of step 0.01; "
+            "`python -m tests.bench.bench_solver`.",
+            bench_solver.main(),
+        ),
+        (
+            "Backbones",
+            "Forward and backward at equal shape, least of interleaved rounds: FNO2D and TFNO2D against neuraloperator 2.0.0, "
+            "FourCastNet against BERT layers of transformers (no installed package mixes tokens in Fourier space: a stand-in of "
+            "equal width, depth and tokens). U-Net and ConvLSTM have no public peer of their shape. "
+            "`python -m tests.bench.bench_backbones --paper`.",
+            bench_backbones.main(["--paper"]),
+        ),
+    ]
+    if arguments.write:
+        head = HEAD.format(date=now()[:10], commit=commit().get("commit", "unknown")[:10], cpu=cpu_model())
+        write_text(PAGE, head + "".join(table(*section) for section in sections).rstrip() + "\n")
+        print(f"written: {PAGE}")
+
+
+if __name__ == "__main__":
+    main()
