@@ -39,6 +39,10 @@ def cache_folder() -> Path:
     return base / "tenfold" / sha256_text(sys.prefix)[:8]
 
 
+#: Raised when :mod:`harness.planning.calibrate` measures something else than before.
+CALIBRATION = 2
+
+
 @dataclass(frozen=True, slots=True)
 class Machine:
     """Measured rates of one rank, and the memory there is."""
@@ -57,7 +61,7 @@ class Machine:
 @cache
 def _key() -> str:
     versions = [f"{name}={importlib.metadata.version(name)}" for name in ("torch", "deepspeed", "zarr", "numpy")]
-    return sha256_text("|".join([cpu_model(), sys.version.split()[0], *versions]))[:12]
+    return sha256_text("|".join([cpu_model(), sys.version.split()[0], f"calibration={CALIBRATION}", *versions]))[:12]
 
 
 def _file(name: str) -> Path:
