@@ -60,6 +60,7 @@ def _start_attempt(folder: RunFolder, experiment: Experiment) -> Attempt:
             "cores": len(os.sched_getaffinity(0)),
             "threads": int(os.environ.get("OMP_NUM_THREADS", "1")),
             "launcher": config.launcher.name,
+            "load_1m": round(os.getloadavg()[0], 2),  # who else was busy on the machine when it started
         },
     )
     return attempt
