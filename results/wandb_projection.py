@@ -36,11 +36,12 @@ def wandb_id(identity: str) -> str:
     return "t" + identity[:15]
 
 
-def fingerprint(record: Record) -> str:
-    """Hash of everything a projection shows; the W&B state itself is left out."""
+def fingerprint(folder: RunFolder, record: Record) -> str:
+    """Hash of everything a projection shows: the record without its W&B state, and how far the steps have come."""
     plain = record.as_dict()
     plain.pop("wandb")
-    return sha256_text(canonical_json(plain))
+    steps = [path.stat().st_size for attempt in folder.attempts() for path in sorted((attempt.path / "steps").glob("*.jsonl"))]
+    return sha256_text(canonical_json({"record": plain, "steps": steps}))
 
 
 def is_current(folder: RunFolder) -> bool:
@@ -48,7 +49,7 @@ def is_current(folder: RunFolder) -> bool:
     from results.merge import build_record
 
     state = read_json_or(folder.path / "wandb.json", {})
-    return bool(state) and state.get("fingerprint") == fingerprint(build_record(folder))
+    return bool(state) and state.get("fingerprint") == fingerprint(folder, build_record(folder))
 
 
 def offline_parts(folder: RunFolder) -> list[Path]:
@@ -107,7 +108,7 @@ def project_run(
             "last_step": last,
             "uploaded": mode == "online",
             "uploaded_step": last if mode == "online" else uploaded_to,
-            "fingerprint": fingerprint(record),
+            "fingerprint": fingerprint(folder, record),
         },
     )
     if folder.record_file.exists():

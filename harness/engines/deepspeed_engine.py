@@ -173,7 +173,7 @@ def _ensure_process_group(joined: bool, device_type: str) -> None:
     """DeepSpeed wants a process group even for a world of one; an in-memory store serves it without a network port."""
     if joined or torch.distributed.is_initialized():
         return
-    store = torch.distributed.HashStore()  # type: ignore[attr-defined]
+    store = torch.distributed.HashStore()
     torch.distributed.init_process_group("nccl" if device_type == "cuda" else "gloo", store=store, rank=0, world_size=1)
     for name, value in {
         "RANK": "0",
