@@ -125,10 +125,12 @@ def _measure(record: Record, attempts: list[Attempt], chosen: Attempt) -> None:
     if plan.get("steps"):
         put("steps", plan["steps"])
     params = max((rank.get("params") or 0 for rank in ranks), default=0)
-    if params:
-        put("params", params)
+    put("params", params or None, "the system does not tell")
     slowest = max(timed, key=lambda row: row["step_s"], default=None)
-    if slowest is not None:
+    if slowest is None:  # no training steps, or a run cut off and resumed so late that its rest was warm-up
+        for name in ("step_s", "step_s_p5", "step_s_p95"):
+            put(name, None, "no step of this run was timed")
+    else:
         for name in ("step_s", "step_s_p5", "step_s_p95"):
             put(name, slowest[name])
         put("step_skew", slowest["step_s"] / min(row["step_s"] for row in timed))
