@@ -106,7 +106,7 @@ class Display:
 
     def building(self, store: str, done: int, total: int) -> None:
         """Progress of a data store."""
-        if done == total or self._terminal or time.monotonic() - self._said > _PLAIN_EVERY_S or done == 0:
+        if done in (0, total) or time.monotonic() - self._said > (_PLAIN_EVERY_S if not self._terminal else 3):
             self._said = time.monotonic()
             self.say(f"data {store}: {done} of {total} parts")
 

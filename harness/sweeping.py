@@ -130,7 +130,7 @@ def carry_out(steps: list[Step], display: Display) -> SweepResult:
         display.stage(stage, requests)
         result.ended |= _queue(experiments[0], budget, display).run(requests)
     _wait_elsewhere(result, steps, display)
-    result.left = result.left or display.choice() is not Leaving.NO
+    result.left = result.left or any(how in (Ended.NOT_STARTED, Ended.ELSEWHERE) for how in result.ended.values())
     return result
 
 
