@@ -69,6 +69,7 @@ class RankProcesses:
         self._deadline: float | None = None
         self._kill_at: float | None = None
         self._failed_rank: int | None = None
+        self._stopped: Failure | None = None
         before = self.folder.last_attempt()
         self._first_attempt = 0 if before is None else before.index + 1
         port = free_port()
@@ -79,6 +80,8 @@ class RankProcesses:
                 self._start(rank, port)
         except OSError:
             self.kill()
+            for output in self._outputs:
+                output.close()
             raise
         if request.time_limit_s:
             self._deadline = self.started + request.time_limit_s
@@ -135,13 +138,12 @@ class RankProcesses:
 
     def stop(self, kind: FailureClass, reason: str) -> None:
         """Ask the ranks to save and leave, recording why; they are killed if they do not."""
+        self._stopped = Failure(
+            kind=kind, reason=reason, host=socket.gethostname(), next_step=NEXT_STEP[kind].format(run=self.folder.name)
+        )
         attempt = self.attempt()
         if attempt is not None:
-            attempt.fail(
-                Failure(
-                    kind=kind, reason=reason, host=socket.gethostname(), next_step=NEXT_STEP[kind].format(run=self.folder.name)
-                )
-            )
+            attempt.fail(self._stopped)
         for process in self.processes:
             with contextlib.suppress(ProcessLookupError):
                 process.send_signal(signal.SIGTERM)
@@ -200,6 +202,9 @@ class RankProcesses:
         """Record the failure of a rank that cannot do so itself; a failure recorded earlier stays."""
         attempt = self.attempt()
         if attempt is None:
+            return
+        if self._stopped is not None:  # it was asked to end before it had an attempt to say so in
+            attempt.fail(self._stopped)
             return
         tail = self._tail(attempt, rank)
         kind, reason = classify_exit(code, tail)
