@@ -1,0 +1,48 @@
+"""A worker without a model: ``python -m tests.launchers.fake_worker RUN_FOLDER`` does what ``orders.json`` says.
+
+It writes when it lived (``lived-<rank>.json``, seconds of the system-wide monotonic clock), its variables, and, unless ordered
+otherwise, an outcome.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+from results.failures import Failure, FailureClass
+from results.runfolder import RunFolder
+from results.store import read_json_or, write_json
+
+
+def main() -> int:
+    """Orders: ``last_s`` (how long the work takes), ``exit`` (status), ``fail`` (class to record), ``kill_rank`` (which kills
+    itself), ``wait`` (for ever), ``deaf`` (SIGTERM is ignored), ``unclaimed`` (no attempt is claimed), ``silent``."""
+    begun = time.monotonic()
+    folder, rank = RunFolder(Path(sys.argv[1])), int(os.environ["RANK"])
+    orders = read_json_or(folder.path / "orders.json", {})
+    if orders.get("deaf"):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    attempt = None
+    if rank == 0 and not orders.get("unclaimed"):
+        attempt = folder.claim_attempt()
+        attempt.write("attempt", {"attempt": attempt.index, "engine": "torch", "ranks": int(os.environ["WORLD_SIZE"])})
+    write_json(folder.path / f"environment-{rank}.json", dict(os.environ))
+    print(f"rank {rank} is here", flush=True)
+    if rank == orders.get("kill_rank"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    rest = threading.Event()
+    rest.wait(None if orders.get("wait") or orders.get("kill_rank") is not None else orders.get("last_s", 0.02))
+    if attempt is not None and orders.get("fail"):
+        attempt.fail(Failure(kind=FailureClass(orders["fail"]), reason="ordered", rank=0, next_step="tenfold retry"))
+    if attempt is not None and not orders.get("silent") and not orders.get("exit"):
+        attempt.write("outcome", {"status": "completed", "metrics": {}})
+    write_json(folder.path / f"lived-{rank}.json", [begun, time.monotonic()])
+    return int(orders.get("exit", 0))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
