@@ -24,8 +24,8 @@ ROOT = Path(__file__).parent.parent.parent
 
 @dataclass(frozen=True)
 class Numbers(StoreSpec):
-    """Files of numbers. In ``diary``, a file outside the store, every call is noted; a part named in ``raises`` or ``dies`` does so
-    as long as the file ``<diary>.trouble`` exists."""
+    """Files of numbers. In ``diary``, a file outside the store, every call is noted; a part named in ``raises`` or ``dies`` does
+    so as long as the file ``<diary>.trouble`` exists."""
 
     name: ClassVar[str] = "numbers"  # type: ignore[misc]
     version: ClassVar[int] = 3  # type: ignore[misc]
