@@ -143,8 +143,21 @@ class _SkipInit(TorchFunctionMode):
     """Initial values on meta tensors are nothing: skipping them saves importing the compiler that torch computes them with."""
 
     names = frozenset(
-        "normal_ uniform_ trunc_normal_ kaiming_uniform_ kaiming_normal_ xavier_uniform_ xavier_normal_ orthogonal_ "
-        "zeros_ ones_ constant_ fill_ zero_".split()
+        [
+            "normal_",
+            "uniform_",
+            "trunc_normal_",
+            "kaiming_uniform_",
+            "kaiming_normal_",
+            "xavier_uniform_",
+            "xavier_normal_",
+            "orthogonal_",
+            "zeros_",
+            "ones_",
+            "constant_",
+            "fill_",
+            "zero_",
+        ]
     )
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
