@@ -166,13 +166,15 @@ class Composer:
         return ConfigError(parent.group(0) if parent else text.splitlines()[0], where="command line: " + " ".join(words))
 
     def choices(self, group: str) -> list[str]:
-        """Names in a configuration group."""
+        """Names in a configuration group, the user's own among them."""
         from hydra.core.global_hydra import GlobalHydra
         from hydra.core.object_type import ObjectType
 
         loader = GlobalHydra.instance().config_loader()
-        names: list[str] = loader.get_group_options(group, ObjectType.CONFIG)
-        return [name for name in names if not name.endswith("_schema")]
+        names = set(loader.get_group_options(group, ObjectType.CONFIG))
+        if self._config_dir is not None:
+            names |= {path.stem for path in (self._config_dir / group).glob("*.yaml")}
+        return sorted(name for name in names if not name.endswith("_schema"))
 
     def keys(self) -> list[str]:
         """All keys that an override may name, groups included."""
