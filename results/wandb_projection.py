@@ -77,7 +77,7 @@ def project_run(
     record = build_record(folder)
     state = read_json_or(folder.path / "wandb.json", {})
     group = group or state.get("group")
-    uploaded_to = int(state.get("uploaded_step", -1)) if state.get("uploaded") else -1
+    uploaded_to = int(state.get("uploaded_step", -1))  # also while a continuation is still waiting for its own upload
     if not state.get("uploaded"):
         shutil.rmtree(folder.path / "wandb", ignore_errors=True)
     config = _config(folder, record)
@@ -163,7 +163,7 @@ def _write(
 
     settings = wandb.Settings(
         mode=mode, silent=True, console="off", save_code=False, disable_git=True, disable_code=True,
-        x_disable_stats=True, x_disable_meta=True, x_disable_machine_info=True,
+        x_disable_stats=True, x_disable_meta=True, x_disable_machine_info=True, x_save_requirements=False,
     )  # fmt: skip
     try:
         run = wandb.init(
