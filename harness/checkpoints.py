@@ -48,7 +48,7 @@ class Checkpoints:
         self.group.barrier()
         try:
             engine.save(temporary)
-            torch.save(torch.get_rng_state(), temporary / f"rng-{self.group.rank}.pt")
+            torch.save(_random_state(self.group.device), temporary / f"rng-{self.group.rank}.pt")
         except (OSError, RuntimeError) as error:
             if isinstance(error, OSError) or "write" in str(error).lower() or "No space" in str(error):
                 shutil.rmtree(temporary, ignore_errors=True)
@@ -102,7 +102,10 @@ class Checkpoints:
                 next_step=f"engine={state['engine']} ranks={state['world']}",
             )
         engine.load(path)
-        torch.set_rng_state(torch.load(path / f"rng-{self.group.rank}.pt", weights_only=True))
+        random = torch.load(path / f"rng-{self.group.rank}.pt", weights_only=True)
+        torch.set_rng_state(random["cpu"])
+        if "device" in random:
+            torch.cuda.set_rng_state(random["device"], self.group.device)
         return state
 
     def finish(self, keep: str) -> None:
@@ -122,6 +125,16 @@ class Checkpoints:
         for path in complete[:-2]:
             if path not in pointed:
                 shutil.rmtree(path, ignore_errors=True)
+
+
+def _random_state(device: Any) -> dict[str, Any]:
+    """State of the generators that training may draw from: the CPU's, and the device's."""
+    import torch
+
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["device"] = torch.cuda.get_rng_state(device)
+    return state
 
 
 def _sync_tree(folder: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from harness.schema import ENGINES, ExperimentConfig
 from results.errors import ConfigError, near_matches
 
@@ -49,10 +51,16 @@ def check(config: ExperimentConfig, source: str) -> None:
         "train.validate_every": train.validate_every,
         "train.checkpoint_every": train.checkpoint_every,
         "train.timing_warmup_steps": train.timing_warmup_steps,
-        "train.clip": train.clip or 0.0,
     }.items():
-        if number < 0:
-            refuse(key, f"{key} is {number}; it cannot be negative")
+        if not (math.isfinite(number) and number >= 0):
+            refuse(key, f"{key} is {number}; it must be a finite number, not negative")
+    for key, limit in {
+        "train.clip": train.clip,
+        "launcher.time_limit_s": config.launcher.time_limit_s,
+        "launcher.memory_gib": config.launcher.memory_gib,
+    }.items():
+        if limit is not None and not (math.isfinite(limit) and limit > 0):
+            refuse(key, f"{key} is {limit}; it must be positive, or null")
     if len(train.betas) != 2 or not all(0 <= beta < 1 for beta in train.betas):
         refuse("train.betas", f"train.betas is {train.betas}; it takes two numbers in [0, 1)")
     if train.timing_warmup_steps >= train.steps:

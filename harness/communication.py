@@ -32,7 +32,6 @@ class CommunicationClock:
 
     def __init__(self) -> None:
         self.seconds = 0.0
-        self.calls = 0
         self._depth = 0
 
     def install(self) -> None:
@@ -54,7 +53,6 @@ class CommunicationClock:
                 self._depth -= 1
                 if not self._depth:
                     self.seconds += time.perf_counter() - start
-                    self.calls += 1
             return _TimedWork(work, self) if hasattr(work, "wait") else work
 
         return call

@@ -211,6 +211,9 @@ def override_frozen(experiment: Experiment, overrides: Sequence[str]) -> Experim
         ConfigError: as :meth:`Composer.compose`.
     """
     node = OmegaConf.create(experiment.plain)
+    config = experiment.config
+    if config.train.micro_batch == max(config.train.global_batch // config.ranks, 1):
+        node.train.micro_batch = 0  # it followed from the others, and follows from what they become
     for override in parse(overrides):
         key, value = override.key_or_group, override.value()
         if key == "engine":
@@ -218,9 +221,17 @@ def override_frozen(experiment: Experiment, overrides: Sequence[str]) -> Experim
             if not path.exists():
                 raise ConfigError(f"there is no engine '{value}'", where=f"command line: {override.input_line}")
             node.engine = OmegaConf.load(path)
-        elif key in ("variant", "size", "scale", "system"):
+        elif key in ("system", "scale"):
+            raise ConfigError(
+                f"'{key}' brings other data and training numbers: it cannot be changed on top of a frozen configuration",
+                where=f"command line: {override.input_line}",
+                next_step=f"tenfold run {key}={value} ...",
+            )
+        elif key in ("variant", "size"):
             node[key] = value
             node.model = {}
+        elif key in ("tracker", "launcher", "site") and isinstance(value, str):
+            node[key].name = value
         else:
             OmegaConf.update(node, key, value, force_add=True)
     return Experiment.resolve(node, source="command line, on top of the frozen configuration")

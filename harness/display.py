@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
 import threading
@@ -35,8 +36,6 @@ class Display:
         self._total = self._done = self._failed = 0
         self._started = time.monotonic()
         self._said = 0.0
-        self._expected_left = 0.0
-        self._expected: dict[str, float] = {}
         self._stage = ""
 
     def __enter__(self) -> Display:
@@ -99,10 +98,11 @@ class Display:
         """One line to the human stream."""
         if self._quiet:
             return
-        if self._live is not None:
-            self._live.console.print(text, highlight=False)
-        else:
-            print(text, file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):  # the reader of a pipe has gone: runs go on all the same
+            if self._live is not None:
+                self._live.console.print(text, highlight=False)
+            else:
+                print(text, file=sys.stderr, flush=True)
 
     def building(self, store: str, done: int, total: int) -> None:
         """Progress of a data store."""
@@ -114,7 +114,6 @@ class Display:
         """A stage begins."""
         self._stage = name
         self._total, self._done, self._failed = len(requests), 0, 0
-        self._expected = {request.name: request.expected_s for request in requests}
         alone = ", one at a time" if any(request.exclusive for request in requests) else ""
         self.say(f"stage {name}: {len(requests)} runs{alone}")
 
@@ -125,7 +124,6 @@ class Display:
                 self.say(f"  start {request.name}")
             return
         self._done += 1
-        self._expected.pop(request.name, None)
         folder = RunFolder(request.folder)
         if how is Ended.FAILED:
             self._failed += 1
@@ -138,13 +136,11 @@ class Display:
                 f"         next: {failure.get('next_step', '')}"
             )
         elif how is Ended.COMPLETED:
-            self.say(f"  done  {request.name}  ({self._done}/{self._total}{self._remaining()})")
+            self.say(
+                f"  done  {request.name}  ({self._done}/{self._total}, {(time.monotonic() - self._started) / 60:.1f} min so far)"
+            )
         elif how is not None:
             self.say(f"  {how}: {request.name}")
-
-    def _remaining(self) -> str:
-        elapsed = time.monotonic() - self._started
-        return f", {elapsed / 60:.1f} min so far"
 
     def tick(self, running: list[RankProcesses]) -> None:
         """Refresh."""

@@ -59,6 +59,9 @@ class Experiment:
         except ConfigError as error:
             raise _located(error, source) from error
         model_keys, data_keys = raw.pop("model", None) or {}, raw.pop("data", None) or {}
+        for section, keys in (("model", model_keys), ("data", data_keys)):
+            if not isinstance(keys, Mapping):
+                raise ConfigError(f"'{section}' is a section of keys, not {keys!r}", where=f"{source}: {section}")
         preset = room.model_preset(raw["variant"], raw["size"], raw["scale"])
         config = _typed(ExperimentConfig, raw, "", source)
         config.model = _typed(preset, model_keys, "model.", source)
@@ -67,6 +70,12 @@ class Experiment:
             config.train.micro_batch = max(config.train.global_batch // config.ranks, 1)
         experiment = cls(config)
         check(config, source)
+        selected = config.train.select_metric
+        if selected is not None and selected not in catalogue.metric_specs:
+            raise ConfigError(
+                f"system '{catalogue.name}' has no metric '{selected}'{near_matches(selected, catalogue.metric_specs)}",
+                where=f"{source}: train.select_metric",
+            )
         try:
             room.check(experiment.light_point)
         except ConfigError as error:
@@ -172,12 +181,28 @@ class Experiment:
             raise ResultError(
                 f"cannot make the run folder: {error.strerror}", where=str(folder.path), next_step="paths.runs=FOLDER"
             ) from error
-        if not folder.config_file.exists():
+        known = stored_identity(folder).get("identity")
+        if known not in (None, self.identity):
+            raise ResultError(
+                "another experiment has the same eight digits; its run folder is in the way",
+                where=str(folder.path),
+                next_step="paths.runs=FOLDER",
+            )
+        text = OmegaConf.to_yaml(OmegaConf.create(self.plain))
+        if known is None or not folder.config_file.exists():
             write_json(
                 folder.path / "run.json",
                 {"identity": self.identity, "data": self.data_label, "system_version": self.catalogue.version},
             )
-            write_text(folder.config_file, OmegaConf.to_yaml(OmegaConf.create(self.plain)))
+            write_text(folder.config_file, text)
+        elif not folder.is_completed() and folder.config_file.read_text() != text:
+            # Paths, limits and the like may change from one attempt to the next; what is hashed cannot, or it were another run.
+            lock = folder.lock()
+            if lock.acquire():
+                try:
+                    write_text(folder.config_file, text)
+                finally:
+                    lock.release()
         return folder
 
 

@@ -75,7 +75,14 @@ def finish_study(study: Study, display: Display) -> dict[str, Any]:
     display.say("collecting, judging, drawing ...")
     outputs = write_outputs(study.index(), runs, study.folder())
     folders = [RunFolder(runs / name) for name in dict.fromkeys(point.experiment.name for point in study.points)]
-    count = project(folders, group=study.name, mode=config.tracker.name, say=display.say, project_name=config.tracker.project)
+    count = project(
+        folders,
+        group=study.name,
+        mode=config.tracker.name,
+        say=display.say,
+        project_name=config.tracker.project,
+        entity=config.tracker.entity,
+    )
     if count:
         display.say(f"W&B: {count} {config.tracker.name} runs written (tenfold sync study={study.name} uploads them)")
     return outputs

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 GIB = 2**30
-PHASES = ("compile", "load", "train", "communicate", "checkpoint", "evaluate", "data_wait")
+PHASES = ("load", "train", "communicate", "checkpoint", "evaluate", "data_wait")
 
 
 def host_peak_bytes() -> int:
@@ -35,7 +35,6 @@ class Meter:
         self.phases_s: dict[str, float] = dict.fromkeys(PHASES, 0.0)
         self._stack: list[str] = []
         self._since = self.started
-        self.step_s: list[float] = []
         if device.type == "cuda":
             import torch
 
@@ -80,6 +79,14 @@ class Meter:
 
         peak = torch.cuda.max_memory_allocated(self.device) / GIB
         return {"peak_gib": peak, "device_peak_gib": peak, "host_peak_gib": host}
+
+    def memory_now_gib(self) -> float:
+        """What the device's allocator, or on CPU the process, holds now."""
+        if self.device.type != "cuda":
+            return host_bytes() / GIB
+        import torch
+
+        return float(torch.cuda.memory_allocated(self.device)) / GIB
 
     def total_s(self) -> float:
         """Seconds since the meter was made."""

@@ -47,6 +47,7 @@ def request_for(experiment: Experiment, plan: Plan, *, exclusive: bool = False) 
     folder = experiment.freeze()
     if not folder.plan_file.exists():
         write_json(folder.plan_file, plan.as_dict())
+    write_json(folder.path / "request.json", {"exclusive": exclusive})
     config = experiment.config
     return RunRequest(
         folder=folder.path,
@@ -69,6 +70,7 @@ def request_again(folder: RunFolder) -> RunRequest:
         ranks=experiment.config.ranks,
         cores_per_rank=launcher.cores_per_rank,
         memory_gib=experiment.config.ranks * (plan.get("bytes_per_rank") or 0) / GIB,
+        exclusive=bool(read_json_or(folder.path / "request.json", {}).get("exclusive")),
         time_limit_s=launcher.time_limit_s,
         expected_s=plan.get("train_s") or 0.0,
     )

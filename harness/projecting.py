@@ -9,7 +9,13 @@ from results.runfolder import RunFolder
 
 
 def project(
-    folders: Sequence[RunFolder], *, group: str | None, mode: str, say: Callable[[str], None], project_name: str = "tenfold"
+    folders: Sequence[RunFolder],
+    *,
+    group: str | None,
+    mode: str,
+    say: Callable[[str], None],
+    project_name: str = "tenfold",
+    entity: str | None = None,
 ) -> int:
     """Project runs whose projection is missing or older than their record; returns how many were written.
 
@@ -22,11 +28,12 @@ def project(
         return 0
     from results.wandb_projection import is_current, project_run
 
-    stale = [folder for folder in folders if folder.attempts() and not is_current(folder)]
     written = 0
-    for folder in stale:
+    for folder in folders:
         try:
-            project_run(folder, group=group, mode=mode, project=project_name)
+            if not folder.attempts() or is_current(folder):
+                continue
+            project_run(folder, group=group, mode=mode, project=project_name, entity=entity)
             written += 1
         except TenfoldError as error:
             say(f"W&B: {folder.name} was not projected: {error.what}; the run itself is not affected (tenfold sync tries again)")

@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata
 import os
 import platform
+import re
 import socket
 import subprocess
 import time
@@ -18,6 +19,7 @@ PACKAGES = (
     "torch", "deepspeed", "numpy", "scipy", "xarray", "zarr", "hydra-core", "omegaconf", "submitit", "mpi4py", "wandb",
     "faiss-cpu", "transformers", "matplotlib",
 )  # fmt: skip
+_SECRET = re.compile("TOKEN|KEY|SECRET|PASS|JWT|CREDENTIAL")
 #: Only these are recorded: an environment holds keys and tokens.
 VARIABLES = ("SLURM_", "NCCL_", "TORCH_", "OMP_", "MKL_", "CUDA_VISIBLE_DEVICES", "DS_", "WANDB_MODE")
 
@@ -82,7 +84,9 @@ def environment() -> dict[str, Any]:
         "kernel": platform.release(),
         "python": platform.python_version(),
         "packages": versions,
-        "variables": {name: value for name, value in sorted(os.environ.items()) if name.startswith(VARIABLES)},
+        "variables": {
+            name: value for name, value in sorted(os.environ.items()) if name.startswith(VARIABLES) and not _SECRET.search(name)
+        },
         **commit(),
     }
     try:

@@ -64,8 +64,8 @@ def _build(spec: StoreSpec, folder: Path, workers: int, progress: Callable[[str,
         progress(folder.name, spec.parts - len(missing), spec.parts)
         _build_parts(spec, folder, missing, workers, progress)
         spec.finish(folder)
-        shutil.rmtree(marks)
         write_json(folder / MANIFEST, manifest(spec, folder))
+        shutil.rmtree(marks, ignore_errors=True)
     except OSError as error:
         raise ResultError(
             f"cannot write the data store: {error.strerror or error}",
@@ -95,7 +95,11 @@ def _build_parts(
             if problem is not None:
                 for other in jobs:
                     other.cancel()
-                raise DataError(f"part {jobs[job]} of the data store failed: {problem}", where=str(folder))
+                raise DataError(
+                    f"part {jobs[job]} of the data store failed: {problem}",
+                    where=str(folder),
+                    next_step="mend the cause, then type the same command again: it goes on with the missing parts",
+                )
             done += 1
             progress(folder.name, done, spec.parts)
 
@@ -117,7 +121,7 @@ def _build_part(spec: StoreSpec, folder: Path, part: int) -> str | None:
 
 def manifest(spec: StoreSpec, folder: Path) -> dict[str, object]:
     """Recipe, provenance, and size and SHA-256 of every file."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST and _MARKS not in path.parts)
     return {
         "name": spec.name,
         "version": spec.version,

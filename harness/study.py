@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from harness.compose import Composer, expand
 from harness.experiment import Experiment
-from results.errors import ConfigError, near_matches
+from results.errors import ConfigError, ResultError, near_matches
 from results.store import sha256_text, write_json
 
 BUILT_IN = Path(__file__).parent.parent / "configs" / "study"
@@ -108,7 +108,12 @@ class Study:
     def write_index(self) -> Path:
         """Write ``study.json`` into the study's folder."""
         folder = self.folder()
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ResultError(
+                f"cannot make the study's folder: {error.strerror}", where=str(folder), next_step="paths.reports=FOLDER"
+            ) from error
         write_json(folder / "study.json", self.index())
         return folder
 
@@ -172,13 +177,15 @@ def adhoc_study(overrides: Sequence[str], *, config_dir: Path | None = None) -> 
 
 
 def _expand(config: StudyConfig, overrides: Sequence[str], command: str, config_dir: Path | None) -> Study:
-    points: dict[str, StudyPoint] = {}
+    points: dict[tuple[str, str], StudyPoint] = {}
     with Composer(config_dir) as composer:
         for stage in config.stages:
             for words in stage.points:
                 for chosen in expand([*config.common, *words, *overrides]):
                     experiment = composer.compose(chosen)
-                    points.setdefault(experiment.name, StudyPoint(stage.name, stage.exclusive, tuple(chosen), experiment))
+                    points.setdefault(
+                        (stage.name, experiment.name), StudyPoint(stage.name, stage.exclusive, tuple(chosen), experiment)
+                    )
     systems = {point.experiment.config.system for point in points.values()}
     if len(systems) > 1:
         raise ConfigError(f"a study holds one system; this one names {', '.join(sorted(systems))}", where=f"study {config.name}")

@@ -11,6 +11,7 @@ from harness.display import Display
 from harness.experiment import Experiment
 from harness.planning.plan import Plan
 from harness.prepare import build_data, plan_all, request_for
+from harness.provenance import memory_gib
 from harness.study import Study, StudyPoint
 from launchers.local import Ended, Leaving, LocalQueue
 from launchers.request import RunRequest
@@ -28,7 +29,6 @@ class Action(StrEnum):
     CREATE = "create"
     RUNNING = "running elsewhere"
     FAILED = "failed before"  # left alone: tenfold retry
-    REFUSE = "does not fit"
 
 
 @dataclass(slots=True)
@@ -87,7 +87,9 @@ def memory_budget_gib(experiment: Experiment) -> float:
         return experiment.config.launcher.memory_gib
     import psutil
 
-    return float(psutil.virtual_memory().available) / 2**30
+    facts = psutil.virtual_memory()
+    # The control group's limit where that is smaller than the machine.
+    return max(memory_gib() - float(facts.total - facts.available) / 2**30, 0.0)
 
 
 def carry_out(steps: list[Step], display: Display) -> SweepResult:
@@ -119,8 +121,7 @@ def carry_out(steps: list[Step], display: Display) -> SweepResult:
             plan = plans[step.point.experiment.name]
             request = request_for(step.point.experiment, plan, exclusive=step.point.exclusive)
             if request.memory_gib > budget:
-                _refuse(request, budget)
-                result.ended[request.name] = Ended.REFUSED
+                result.ended[request.name] = _refuse(request, budget)
                 continue
             requests.append(request)
         if not requests:
@@ -139,8 +140,7 @@ def run_one(experiment: Experiment, plan: Plan, display: Display) -> Ended:
     request = request_for(experiment, plan)
     budget = memory_budget_gib(experiment)
     if request.memory_gib > budget:
-        _refuse(request, budget)
-        return Ended.REFUSED
+        return _refuse(request, budget)
     display.stage("run", [request])
     return _queue(experiment, budget, display).run([request])[request.name]
 
@@ -151,6 +151,7 @@ def _queue(experiment: Experiment, budget: float, display: Display) -> LocalQueu
         memory_gib=budget,
         on_event=display.event,
         on_tick=display.tick,
+        on_problem=display.say,
         leaving=display.choice,
     )
 
@@ -158,20 +159,30 @@ def _queue(experiment: Experiment, budget: float, display: Display) -> LocalQueu
 def run_requests(requests: list[RunRequest], display: Display, **limits: Any) -> dict[str, Ended]:
     """Run frozen experiments again (``tenfold retry``)."""
     display.stage("retry", requests)
-    return LocalQueue(on_event=display.event, on_tick=display.tick, leaving=display.choice, **limits).run(requests)
+    queue = LocalQueue(on_event=display.event, on_tick=display.tick, on_problem=display.say, leaving=display.choice, **limits)
+    return queue.run(requests)
 
 
-def _refuse(request: RunRequest, budget: float) -> None:
-    """Record that the plan says no, as an attempt like any other."""
+def _refuse(request: RunRequest, budget: float) -> Ended:
+    """Record that the plan says no, as an attempt like any other; never into a run that somebody is running."""
     folder = RunFolder(request.folder)
-    folder.claim_attempt().fail(
-        Failure(
-            kind=FailureClass.OOM_HOST,
-            reason=f"not started: planned to need {request.memory_gib:.2f} GiB, {budget:.2f} GiB may be used",
-            next_step="launcher.memory_gib=... raises the limit; engine=zero3 ranks=... divides the need",
+    lock = folder.lock()
+    if not lock.acquire():
+        return Ended.ELSEWHERE
+    try:
+        if folder.is_completed():
+            return Ended.ALREADY
+        folder.claim_attempt().fail(
+            Failure(
+                kind=FailureClass.OOM_HOST,
+                reason=f"not started: planned to need {request.memory_gib:.2f} GiB, {budget:.2f} GiB may be used",
+                next_step="launcher.memory_gib=... raises the limit; engine=zero3 ranks=... divides the need",
+            )
         )
-    )
-    write_record(folder)
+        write_record(folder)
+    finally:
+        lock.release()
+    return Ended.REFUSED
 
 
 def _wait_elsewhere(result: SweepResult, steps: list[Step], display: Display) -> None:

@@ -20,12 +20,14 @@ from harness.schedule import learning_rate
 from models.system import Point, TrainData, TrainedSystem
 from results.errors import DataError, DivergedError
 from results.series import StepLog
+from results.store import read_json_or
 
 if TYPE_CHECKING:
     from harness.context import RunContext
 
-#: With several ranks the flag to leave is agreed on every so many steps: one tiny reduction, seldom enough not to count.
-LEAVE_EVERY = 10
+#: With several ranks the flag to leave is agreed on about this often: one tiny reduction, seldom enough not to count, soon
+#: enough for the launcher's patience.
+LEAVE_EVERY_S = 2.0
 
 
 def fit(context: RunContext, system: TrainedSystem, point: Point, data: TrainData) -> nn.Module:
@@ -80,6 +82,9 @@ class _Loop:
         self.best: float | None = None
         self.saved_at = -1
         self.log: StepLog | None = None
+        # From the frozen plan, so that all ranks agree without asking each other.
+        planned_s = read_json_or(context.folder.plan_file, {}).get("step_s") or 0.2
+        self.leave_every = min(max(int(LEAVE_EVERY_S / planned_s), 1), 10)
 
     def resume(self) -> None:
         """Load the newest complete checkpoint."""
@@ -118,6 +123,7 @@ class _Loop:
                     step_s=done - ready,
                     data_wait_s=ready - start,
                     communicate_s=sent,
+                    memory_gib=meter.memory_now_gib(),
                     lr=lr,
                     grad_norm=result.grad_norm,
                 )
@@ -126,6 +132,7 @@ class _Loop:
                 waited, communicated = waited + ready - start, communicated + sent
                 if step - self.first >= train.timing_warmup_steps:
                     timed.append(done - ready)
+                context.facts["steps_done"] = step + 1
                 self.system.after_step(self.point, self.engine.module, step)
                 self._between_steps(step, result.loss, done - ready)
         finally:
@@ -165,7 +172,7 @@ class _Loop:
             better = self._validate()
         if better or (train.checkpoint_every and done % train.checkpoint_every == 0):
             self._save(done, best=better)
-        together = self.context.world == 1 or done % LEAVE_EVERY == 0
+        together = self.context.world == 1 or done % self.leave_every == 0
         if together and done < train.steps and self.context.group.any(bool(self.context.leave)):
             if self.saved_at != done:
                 self._save(done)
@@ -179,12 +186,18 @@ class _Loop:
             scores = self.system.validate(self.point, self.engine.eval_module(), self.context)
             self.engine.train_mode()
         name = self.train.select_metric or next(iter(scores), None)
-        score = float(self.context.group.broadcast(None if name is None else float(scores[name])) or math.nan)
+        score = self.context.group.broadcast(math.nan if name is None else float(scores[name]))
         self.context.facts["validation"] = {key: float(value) for key, value in scores.items()}
-        if self.train.select == "best" and math.isfinite(score) and (self.best is None or score < self.best):
+        if self.train.select == "best" and math.isfinite(score) and self._is_better(name, score):
             self.best = score
             return True
         return False
+
+    def _is_better(self, name: str | None, score: float) -> bool:
+        if self.best is None:
+            return True
+        spec = self.context.experiment.catalogue.metric_specs.get(name or "")
+        return score > self.best if spec is not None and spec.direction == "max" else score < self.best
 
     def _save(self, step: int, *, best: bool = False) -> None:
         with self.context.phase("checkpoint"):

@@ -6,6 +6,7 @@ rank 0 merges them into the record. Whatever goes wrong ends in a failure record
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import socket
@@ -19,7 +20,7 @@ from harness.experiment import Experiment
 from harness.group import Group, join
 from harness.leave import LeaveError, LeaveFlag
 from harness.provenance import EnergyCounter, environment, now
-from results.errors import EXIT_OK, EXIT_RUN_FAILED, TenfoldError
+from results.errors import EXIT_OK, EXIT_RUN_FAILED, DivergedError, ResultError, TenfoldError
 from results.failures import Failure, FailureClass, failure_from_exception
 from results.merge import write_record
 from results.runfolder import Attempt, RunFolder
@@ -105,7 +106,7 @@ def _execute(folder: RunFolder, experiment: Experiment, rank: int, leave: LeaveF
         _take_over_output(folder, attempt, rank)
     else:
         attempt.write("env", environment())
-    energy = EnergyCounter()
+    energy = state["energy"] = EnergyCounter()
     context = RunContext(experiment, group, Meter(group.device), folder, attempt, leave)
     context.facts["clock"] = clock if group.device.type == "cpu" else None
     state["context"] = context
@@ -143,6 +144,7 @@ def _write_rank(context: Any, energy: EnergyCounter) -> None:
             "phases_s": dict(context.meter.phases_s),
             "memory": context.meter.memory(),
             "params": facts.get("params"),
+            "steps_done": facts.get("steps_done"),
             "first_step": facts.get("first_step"),
             "steps_s": step_summary(timed),
             "communicate_known": context.world == 1 or facts.get("clock") is not None,
@@ -176,7 +178,22 @@ def _write_outcome(context: Any, outcome: Any) -> None:
         arrays: dict[str, Any] = {name: np.asarray(values) for name, values in outcome.samples.items()}
         np.savez_compressed(buffer, **arrays)
         write_bytes(context.folder.path / "samples.npz", buffer.getvalue())
-    specs = context.experiment.catalogue.metric_specs
+    catalogue = context.experiment.catalogue
+    specs = catalogue.metric_specs
+    metrics = {**context.facts.get("validation", {}), **outcome.metrics}
+    undeclared = sorted(set(metrics) - set(specs))
+    if undeclared:
+        raise ResultError(
+            f"system '{catalogue.name}' reports metrics it has not declared: {', '.join(undeclared)}",
+            where=f"{catalogue.name}/config.py: CATALOGUE.metrics",
+        )
+    primary = metrics.get(catalogue.primary_metric, math.nan)
+    if not math.isfinite(primary):
+        raise DivergedError(
+            f"{catalogue.primary_metric} is {primary} after training",
+            where=f"run {context.folder.name}",
+            next_step=f"lower train.lr or set train.clip: tenfold run --from {context.folder.name} train.lr=...",
+        )
     context.attempt.write(
         "outcome",
         {
@@ -184,7 +201,7 @@ def _write_outcome(context: Any, outcome: Any) -> None:
             "ended": now(),
             "metrics": {
                 name: {"value": float(value), "unit": specs[name].unit, "direction": str(specs[name].direction)}
-                for name, value in outcome.metrics.items()
+                for name, value in metrics.items()
             },
         },
     )
@@ -221,7 +238,7 @@ def _record_failure(folder: RunFolder, rank: int, error: BaseException, state: d
             time.sleep(COLLATERAL_WAIT_S)
         attempt.fail(failure)
         if context is not None:
-            _write_rank(context, EnergyCounter())
+            _write_rank(context, state["energy"])
         if rank == 0:
             write_record(folder)
     except TenfoldError as second:  # a full disk, say: the launcher records what this rank could not

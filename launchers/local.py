@@ -3,6 +3,7 @@ than there are, an exclusive run alone, one failure never stopping another run."
 
 from __future__ import annotations
 
+import contextlib
 import os
 import selectors
 import time
@@ -10,11 +11,15 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from launchers.presence import present
 from launchers.ranks import RankProcesses
 from launchers.request import RunRequest
 from results.errors import ResultError
 from results.failures import FailureClass
 from results.runfolder import RunFolder
+
+#: How long runs may take to save when their launcher has to end.
+ABANDON_S = 40.0
 
 
 class Ended(StrEnum):
@@ -53,20 +58,30 @@ class LocalQueue:
     memory_gib: float = float("inf")
     on_event: Callable[[str, RunRequest, Ended | None], None] = lambda *_: None
     on_tick: Callable[[list[RankProcesses]], None] = lambda _: None
+    on_problem: Callable[[str], None] = lambda _: None
     leaving: Callable[[], Leaving] = lambda: Leaving.NO
     tick_s: float = 0.25
+    _waited: set[str] = field(default_factory=set)
 
     def run(self, requests: Iterable[RunRequest]) -> dict[str, Ended]:
         """Run everything; returns how each request ended, by run name."""
         waiting = list(requests)
         ended: dict[str, Ended] = {}
         running: list[RankProcesses] = []
-        cancelled = False
 
         def end(request: RunRequest, how: Ended) -> None:
             ended[request.name] = how
             self.on_event("ended", request, how)
 
+        try:
+            self._work(waiting, running, end)
+        except BaseException:
+            _abandon(running)
+            raise
+        return ended
+
+    def _work(self, waiting: list[RunRequest], running: list[RankProcesses], end: Callable[[RunRequest, Ended], None]) -> None:
+        cancelled = False
         while waiting or running:
             choice = self.leaving()
             if choice is not Leaving.NO:
@@ -83,23 +98,27 @@ class LocalQueue:
                 if outcome is not None:
                     end(request, outcome)
             self._wait(running)
+            _note_company(running)
             self.on_tick(running)
             for group in list(running):
                 if group.poll():
                     running.remove(group)
-                    done = group.folder.last_attempt()
+                    done = group.attempt()
                     completed = done is not None and done.completed
                     end(group.request, Ended.COMPLETED if completed else Ended.FAILED)
-        return ended
 
     def _startable(self, waiting: list[RunRequest], running: list[RankProcesses]) -> list[RunRequest]:
-        """Requests that may start now, first come first served; exclusive ones wait for an empty machine."""
+        """Requests that may start now, in order, smaller ones filling gaps; exclusive ones wait for an
+        empty machine and are not overtaken."""
         chosen: list[RunRequest] = []
         active = [group.request for group in running]
         for request in waiting:
             together = [*active, *chosen]
             if together and (request.exclusive or any(other.exclusive for other in together)):
                 break  # keeps the order: an exclusive run is not overtaken for ever
+            if request.exclusive and present():
+                self._say_waiting(request)
+                break
             if len(together) >= self.max_parallel:
                 break
             cores = sum(other.ranks * other.cores_per_rank for other in together)
@@ -108,6 +127,11 @@ class LocalQueue:
             if fits or not together:
                 chosen.append(request)
         return chosen
+
+    def _say_waiting(self, request: RunRequest) -> None:
+        if request.name not in self._waited:
+            self._waited.add(request.name)
+            self.on_problem(f"{request.name} wants the machine alone and waits for the runs of another sweep")
 
     def _start(self, request: RunRequest, running: list[RankProcesses]) -> Ended | None:
         """Start one request; an outcome if there was nothing to start."""
@@ -118,7 +142,8 @@ class LocalQueue:
         try:
             if not lock.acquire():
                 return Ended.ELSEWHERE
-        except ResultError:
+        except ResultError as error:
+            self.on_problem(f"{request.name} could not be started: {error}")
             return Ended.FAILED
         # Looked up under the lock: between planning and now another sweep may have completed it.
         if folder.is_completed():
@@ -126,13 +151,12 @@ class LocalQueue:
             return Ended.ALREADY
         try:
             group = RankProcesses(request, lock)
-        except (OSError, ResultError):
+        except (OSError, ResultError) as error:
             lock.release()
+            self.on_problem(f"{request.name} could not be started: {error}")
             return Ended.FAILED
-        for other in running:
-            other.shared_with = max(other.shared_with, len(running))
-        group.shared_with = len(running)
         running.append(group)
+        _note_company(running)
         self.on_event("started", request, None)
         return None
 
@@ -148,7 +172,28 @@ class LocalQueue:
                         selector.register(handle, selectors.EVENT_READ)
             if handles:
                 selector.select(self.tick_s)
-            elif running:
-                time.sleep(0.01)
+            else:  # all have just ended, or an exclusive run waits for its turn
+                time.sleep(0.01 if running else self.tick_s)
             for handle in handles:
                 os.close(handle)
+
+
+def _note_company(running: list[RankProcesses]) -> None:
+    """Tell every run how many others are on the machine, of this queue or any other."""
+    if running:
+        others = max(present() - 1, len(running) - 1)
+        for group in running:
+            group.note_company(others)
+
+
+def _abandon(running: list[RankProcesses]) -> None:
+    """The launcher itself is in trouble: its runs save and stop, so that none lives on unseen."""
+    for group in running:
+        with contextlib.suppress(Exception):
+            group.stop(FailureClass.CANCELLED, "the launcher ended")
+    deadline = time.monotonic() + ABANDON_S
+    while running and time.monotonic() < deadline:
+        running[:] = [group for group in running if not group.poll()]
+        time.sleep(0.05)
+    for group in running:
+        group.kill()

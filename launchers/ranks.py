@@ -10,9 +10,12 @@ import subprocess
 import sys
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import IO
 
+from launchers.presence import announce, withdraw
 from launchers.request import RunRequest
+from results.errors import TenfoldError
 from results.failures import NEXT_STEP, Failure, FailureClass, classify_exit
 from results.runfolder import Attempt, RunFolder
 from results.store import FileLock
@@ -35,6 +38,9 @@ def rank_environment(request: RunRequest, rank: int, port: int) -> dict[str, str
         name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "PMI_", "OMPI_", "TORCHELASTIC_"))
     }
     threads = str(request.cores_per_rank)
+    root = Path(__file__).resolve().parents[1]
+    if "site-packages" not in root.parts:  # a checkout: ranks run the code that launched them
+        inherited["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), inherited.get("PYTHONPATH", "")]))
     return {
         **inherited,
         "RANK": str(rank),
@@ -66,6 +72,8 @@ class RankProcesses:
         self._lock = lock
         self.started = time.monotonic()
         self.shared_with = 0
+        self._attempt: Attempt | None = None
+        self._presence = announce()
         self._deadline: float | None = None
         self._kill_at: float | None = None
         self._failed_rank: int | None = None
@@ -82,6 +90,7 @@ class RankProcesses:
             self.kill()
             for output in self._outputs:
                 output.close()
+            withdraw(self._presence)
             raise
         if request.time_limit_s:
             self._deadline = self.started + request.time_limit_s
@@ -91,20 +100,32 @@ class RankProcesses:
         self._outputs.append(output)
         self.processes.append(
             subprocess.Popen(
-                [sys.executable, "-m", self.request.module, str(self.folder.path)],
+                # -P: files in the user's working directory must not shadow packages
+                [sys.executable, "-P", "-m", self.request.module, str(self.folder.path)],
                 env=rank_environment(self.request, rank, port),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                pass_fds=[self._lock.fileno()],
+                pass_fds=[lock.fileno() for lock in (self._lock, self._presence) if lock is not None],
                 start_new_session=True,  # Ctrl-C in the terminal reaches the launcher alone
             )
         )
 
     def attempt(self) -> Attempt | None:
         """The attempt these processes have claimed, once they have."""
-        last = self.folder.last_attempt()
-        return last if last is not None and last.index >= self._first_attempt else None
+        if self._attempt is None:
+            found = [attempt for attempt in self.folder.attempts() if attempt.index >= self._first_attempt]
+            self._attempt = found[0] if found else None
+        return self._attempt
+
+    def note_company(self, others: int) -> None:
+        """So many others run on the machine; written down at once, so that it is known even if this launcher is killed."""
+        more = others > self.shared_with
+        self.shared_with = max(self.shared_with, others)
+        attempt = self.attempt()
+        if attempt is not None and (more or not (attempt.path / "launch.json").exists()):
+            with contextlib.suppress(TenfoldError):
+                attempt.write("launch", {"shared_with": self.shared_with})
 
     def poll(self) -> bool:
         """Look after the ranks; True once all have ended and the ending is recorded."""
@@ -162,8 +183,12 @@ class RankProcesses:
             output.close()
         try:
             self._record(codes)
+        except (TenfoldError, OSError) as error:  # a full disk, say: other runs must not suffer for it
+            with contextlib.suppress(OSError):
+                print(f"{self.folder.name}: its end could not be recorded: {error}", file=sys.stderr, flush=True)
         finally:
             self._lock.release()
+            withdraw(self._presence)
 
     def _record(self, codes: list[int]) -> None:
         """Write what only the launcher knows, and the failure that a killed rank could not write itself."""
@@ -172,7 +197,7 @@ class RankProcesses:
         attempt = self.attempt()
         bad = any(code != 0 for code in codes)
         if attempt is None:  # not even rank 0 got that far
-            attempt = self.folder.claim_attempt()
+            attempt = self._attempt = self.folder.claim_attempt()
         attempt.write(
             "launch",
             {

@@ -6,6 +6,7 @@ and else one *cannot tell*. A claim whose rows are missing cannot be told either
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -78,6 +79,14 @@ class Claim:
     scales: tuple[str, ...] = ("small", "paper")
 
 
+def trained_alike(rows: Sequence[Row]) -> list[Row]:
+    """The rows of the training protocol (data, schedule, steps, precision) that most of them share: a claim never holds a run
+    against one that was trained otherwise, such as the short runs that compare engines."""
+    counts = Counter(row.get("protocol", "") for row in rows)
+    most = max(counts, key=lambda protocol: counts[protocol], default="")
+    return [row for row in rows if row.get("protocol", "") == most]
+
+
 def judge(claims: Sequence[Claim], rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Check every claim; a row that shares its system's name belongs to it. Plain dictionaries, ``claims --json`` form plus
     ``statement, source, bound, detail, scale``."""
@@ -85,7 +94,7 @@ def judge(claims: Sequence[Claim], rows: Sequence[Row]) -> list[dict[str, Any]]:
     scales = sorted({row["scale"] for row in rows})
     for claim in claims:
         for scale in [scale for scale in scales if scale in claim.scales] or [claim.scales[0]]:
-            usable = [row for row in rows if row["status"] == "completed" and row["scale"] == scale]
+            usable = trained_alike([row for row in rows if row["status"] == "completed" and row["scale"] == scale])
             verdict = claim.check(usable)
             out.append(
                 {

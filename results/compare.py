@@ -13,7 +13,7 @@ from results.stats import Change, mean_interval, paired_ratio
 
 Row = Mapping[str, Any]
 
-PAIR_KEYS = ("system", "variant", "size", "scale", "seed", "repeat", "engine", "ranks", "site", "data")
+PAIR_KEYS = ("system", "variant", "size", "scale", "seed", "repeat", "engine", "ranks", "site", "data", "recipe")
 
 #: Metrics that another run on the machine spoils although their unit is not one of time.
 _TIMED = frozenset({"mfu", "plan_step_ratio", "communicate_share", "data_wait_share", "step_skew", "energy_j"})
@@ -52,7 +52,7 @@ def compare(
     for key, rows in by_key_a.items():
         others = by_key_b.get(key, [])
         for first, second in zip(rows, others, strict=False):
-            named = {name: first[name] for name in keys}
+            named = {name: first.get(name, "") for name in keys}
             pairs.append(
                 {**named, "run_a": first["run"], "run_b": second["run"], "a": value(first, metric), "b": value(second, metric)}
             )
@@ -86,7 +86,7 @@ def _usable(rows: Sequence[Row], metric: str, dropped: list[dict[str, str]]) -> 
 def _differences(rows_a: Sequence[Row], rows_b: Sequence[Row]) -> dict[str, list[Any]]:
     found = {}
     for key in PAIR_KEYS:
-        a, b = ({row[key] for row in rows} for rows in (rows_a, rows_b))
+        a, b = ({row.get(key, "") for row in rows} for rows in (rows_a, rows_b))
         if len(a) == len(b) == 1 and a != b:
             found[key] = [a.pop(), b.pop()]
     return found
@@ -95,7 +95,7 @@ def _differences(rows_a: Sequence[Row], rows_b: Sequence[Row]) -> dict[str, list
 def _by_key(rows: Sequence[Row], keys: Sequence[str]) -> dict[tuple[Any, ...], list[Row]]:
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in sorted(rows, key=lambda row: row["run"]):
-        groups.setdefault(tuple(row[key] for key in keys), []).append(row)
+        groups.setdefault(tuple(row.get(key, "") for key in keys), []).append(row)
     return groups
 
 

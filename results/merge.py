@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import statistics
 from collections.abc import Mapping
 from typing import Any
 
 import yaml
 
 from results.errors import ResultError
+from results.failures import NEXT_STEP, Failure, FailureClass
 from results.metrics import COMMON
 from results.record import Metric, Record, Status
 from results.runfolder import Attempt, RunFolder
-from results.store import read_json_or, write_json
+from results.store import canonical_json, locked, read_json_or, sha256_text, write_json
 
 GIB = 2**30
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -49,12 +52,24 @@ def build_record(folder: RunFolder) -> Record:
         status = Status.COMPLETED
     elif failure is not None:
         status = Status.FAILED
-    else:
-        status = Status.RUNNING if last is not None else Status.PENDING
+    elif last is None:
+        status = Status.PENDING
+    elif folder.is_running():
+        status = Status.RUNNING
+    else:  # it said nothing and nobody holds the run: machine or launcher were killed
+        status = Status.FAILED
+        failure = Failure(
+            kind=FailureClass.NODE_FAIL,
+            reason="the attempt ended without a word: the machine or its launcher was killed",
+            next_step=NEXT_STEP[FailureClass.NODE_FAIL],
+        ).as_dict()
     plan = read_json_or(folder.plan_file, {})
     rows = [_attempt_row(attempt) for attempt in attempts]
     requested = (config["engine"]["name"], config["ranks"])
-    same_layout = all((row.get("engine"), row.get("ranks")) == requested for row in rows)
+    same_layout = all((row["engine"], row["ranks"]) == requested for row in rows if "engine" in row)
+    known_company = all(
+        (attempt.path / "launch.json").exists() for attempt in attempts if (attempt.path / "attempt.json").exists()
+    )
     chosen = done or last
     record = Record(
         run=folder.name,
@@ -71,7 +86,9 @@ def build_record(folder: RunFolder) -> Record:
         site=config["site"]["name"],
         data=identity.get("data", "generated"),
         system_version=identity.get("system_version", 0),
-        timing_valid=same_layout,
+        timing_valid=same_layout and known_company,
+        protocol=_hash(config, "train", "data", "precision"),
+        recipe=_hash(config, "train", "data", "precision", "model", "device"),
         shared_with=max((int(row.get("shared_with", 0)) for row in rows), default=0),
         plan=plan,
         attempts=rows,
@@ -80,8 +97,20 @@ def build_record(folder: RunFolder) -> Record:
         wandb=read_json_or(folder.path / "wandb.json", {}),
     )
     if chosen is not None:
-        _measure(record, attempts, chosen)
+        _measure(record, attempts, chosen, (config.get("train") or {}).get("timing_warmup_steps", 0))
     return record
+
+
+def _hash(config: Mapping[str, Any], *names: str) -> str:
+    """Short hash of sections of a configuration, without what does not change a result's meaning."""
+    left_out = {"train": ("checkpoint_every", "micro_batch"), "data": ("path",)}
+    chosen = {}
+    for name in names:
+        section = config.get(name)
+        if isinstance(section, Mapping):
+            section = {key: value for key, value in section.items() if key not in left_out.get(name, ())}
+        chosen[name] = section
+    return sha256_text(canonical_json(chosen))[:8]
 
 
 def _attempt_row(attempt: Attempt) -> dict[str, Any]:
@@ -99,7 +128,7 @@ def _ranks(attempt: Attempt) -> list[dict[str, Any]]:
     return [plain for path in attempt.rank_files() if (plain := read_json_or(path, None))]
 
 
-def _measure(record: Record, attempts: list[Attempt], chosen: Attempt) -> None:
+def _measure(record: Record, attempts: list[Attempt], chosen: Attempt, warmup: int) -> None:
     """Fill in metrics and phases from the ranks' files of the attempt that counts; peaks are over all attempts."""
     metrics: dict[str, Metric] = {}
 
@@ -120,10 +149,13 @@ def _measure(record: Record, attempts: list[Attempt], chosen: Attempt) -> None:
         record.metrics = metrics
         return
     timed_attempt = next((a for a in reversed(attempts) if any(r.get("steps_s") for r in _ranks(a))), chosen)
-    timed = [rank["steps_s"] for rank in _ranks(timed_attempt) if rank.get("steps_s")]
+    timed = [rank["steps_s"] for rank in _ranks(timed_attempt) if rank.get("steps_s")] or _times_of_lines(attempts, warmup)
     plan = record.plan
-    if plan.get("steps"):
-        put("steps", plan["steps"])
+    done = max((rank.get("steps_done") or 0 for rank in ranks), default=0) or (
+        plan.get("steps") if record.status == "completed" else 0
+    )
+    if done:
+        put("steps", done)
     params = max((rank.get("params") or 0 for rank in ranks), default=0)
     put("params", params or None, "the system does not tell")
     slowest = max(timed, key=lambda row: row["step_s"], default=None)
@@ -140,7 +172,12 @@ def _measure(record: Record, attempts: list[Attempt], chosen: Attempt) -> None:
         if flops:
             put("flops_per_step", flops)
         if flops and peak and not record.shared_with:
-            put("mfu", flops / (slowest["step_s"] * peak * record.ranks))
+            share = flops / (slowest["step_s"] * peak * record.ranks)
+            put(
+                "mfu",
+                share if share <= 1 else None,
+                f"{share:.2f} is impossible: the measured peak of a rank does not fit this run",
+            )
         else:
             put("mfu", None, "another run shared the machine" if flops and peak else "the device's peak is not known")
         if plan.get("step_s"):
@@ -173,6 +210,34 @@ def _measure(record: Record, attempts: list[Attempt], chosen: Attempt) -> None:
     record.metrics = metrics
 
 
+def _times_of_lines(attempts: list[Attempt], warmup: int) -> list[dict[str, float]]:
+    """Step times of the last attempt that has any, from its per-step lines: for attempts that ended before they could sum up."""
+    for attempt in reversed(attempts):
+        found = []
+        for path in sorted((attempt.path / "steps").glob("*.jsonl")):
+            times = []
+            for line in path.read_text().splitlines()[warmup:]:
+                try:
+                    times.append(float(json.loads(line)["step_s"]))
+                except (ValueError, KeyError, TypeError):
+                    break
+            if times:
+                found.append(
+                    {"step_s": statistics.median(times), "step_s_p5": _share(times, 0.05), "step_s_p95": _share(times, 0.95)}
+                )
+        if found:
+            return found
+    return []
+
+
+def _share(values: list[float], share: float) -> float:
+    """Percentile by linear interpolation."""
+    ordered, place = sorted(values), share * (len(values) - 1)
+    low = int(place)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
+
+
 def _hold_memory_plan(put: Any, plan: Mapping[str, Any], measured_gib: float) -> None:
     planned, base = plan.get("bytes_per_rank"), plan.get("base_bytes") or 0
     if not planned:
@@ -187,7 +252,8 @@ def _hold_memory_plan(put: Any, plan: Mapping[str, Any], measured_gib: float) ->
 
 
 def write_record(folder: RunFolder) -> Record:
-    """Build the record and write ``record.json`` atomically."""
-    record = build_record(folder)
-    write_json(folder.record_file, record.as_dict())
+    """Build the record and write ``record.json`` atomically; one writer at a time, so that a newer one is never overwritten."""
+    with locked(folder.path / ".record.lock", what=f"the record of {folder.name}"):
+        record = build_record(folder)
+        write_json(folder.record_file, record.as_dict())
     return record

@@ -54,7 +54,9 @@ class Record:
     site: str
     data: str  # "generated" or the fingerprint of the user's data
     system_version: int
-    timing_valid: bool = True  # False: the layout changed on the way, or a step could not be timed
+    timing_valid: bool = True  # False: the layout changed on the way, or it is not known who else was on the machine
+    protocol: str = ""  # hash of training, data and precision: runs that were trained alike share it
+    recipe: str = ""  # the same with the model and the device: runs that may be averaged share it
     shared_with: int = 0  # how many other runs shared the machine
     metrics: dict[str, Metric] = field(default_factory=dict)
     plan: dict[str, Any] = field(default_factory=dict)

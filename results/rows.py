@@ -74,6 +74,8 @@ def read_row(folder: RunFolder) -> Row:
             "next_step": _REPAIR,
         }
         return {**_unfinished(folder, DAMAGED), "failure": failure}
+    if record is not None and record["status"] != Status.COMPLETED and (folder.is_completed() or not folder.is_running()):
+        record = _rebuilt(folder) or record  # older than the attempts' files, or of a run that died
     if record is None:
         if folder.is_running():
             return _unfinished(folder, Status.RUNNING)
@@ -89,6 +91,7 @@ def read_row(folder: RunFolder) -> Row:
     row["attempts"] = len(record["attempts"])
     row["shared_with"] = record.get("shared_with", 0)
     row["timing_valid"] = record.get("timing_valid", True)
+    row["protocol"], row["recipe"] = record.get("protocol", ""), record.get("recipe", "")
     row["failure"] = failure
     row["metrics"] = {name: metric["value"] for name, metric in record["metrics"].items()}
     if record["status"] != Status.COMPLETED and folder.is_running():  # it is being tried again
@@ -98,7 +101,7 @@ def read_row(folder: RunFolder) -> Row:
 
 def _rebuilt(folder: RunFolder) -> dict[str, Any] | None:
     """The record of a run that ended before anyone could write it down; None where it did not end."""
-    if not any((attempt.path / name).exists() for attempt in folder.attempts() for name in ("outcome.json", "failure.json")):
+    if not folder.attempts():
         return None
     try:
         record = build_record(folder).as_dict()
@@ -123,6 +126,7 @@ def _unfinished(folder: RunFolder, status: str) -> Row:
         row["size"] = str(row["size"])
     row["data"] = row["data"] if isinstance(row["data"], str) else None  # here `data` is the recipe, not yet a label
     row.update(status=str(status), attempts=len(folder.attempts()), shared_with=0, timing_valid=True, failure=None, metrics={})
+    row.update(protocol="", recipe="")
     return row
 
 

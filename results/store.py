@@ -221,7 +221,7 @@ def is_locked(path: Path) -> bool:
     if not path.exists():
         return False
     try:
-        handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # a reader without write permission must see it too
     except OSError:
         return False
     try:

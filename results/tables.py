@@ -77,7 +77,7 @@ def summarise(rows: Iterable[Row]) -> list[dict[str, Any]]:
         Groups in order of appearance: ``system, variant, size, scale, engine, ranks, stage, runs`` (all), ``completed``, and
         ``metrics``: name -> ``mean, low, high, n``, with Student's 95 % interval (null for a single value).
     """
-    keys = ("system", "variant", "size", "scale", "engine", "ranks", "stage")
+    keys = ("system", "variant", "size", "scale", "engine", "ranks", "stage", "recipe")
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
         groups.setdefault(tuple(row.get(key) for key in keys), []).append(row)

@@ -22,7 +22,7 @@ from results.pictures import find_panels, load_panels, render_png
 from results.record import Record
 from results.runfolder import RunFolder
 from results.series import STEP_FIELDS, read_run_steps
-from results.store import canonical_json, read_json_or, sha256_text, write_json
+from results.store import canonical_json, locked, read_json_or, sha256_text, write_json
 
 #: W&B's name for a per-step quantity; the part before the slash makes a section of panels.
 CURVES = {
@@ -72,14 +72,23 @@ def project_run(
     Raises:
         ResultError: the run folder is damaged or W&B refuses.
     """
+    with locked(folder.path / ".wandb.lock", what=f"the projection of {folder.name}"):
+        return _project(folder, group=group, mode=mode, project=project, entity=entity)
+
+
+def _project(folder: RunFolder, *, group: str | None, mode: str, project: str, entity: str | None) -> Path | None:
     from results.merge import build_record
 
     record = build_record(folder)
     state = read_json_or(folder.path / "wandb.json", {})
     group = group or state.get("group")
     uploaded_to = int(state.get("uploaded_step", -1))  # also while a continuation is still waiting for its own upload
-    if not state.get("uploaded"):
-        shutil.rmtree(folder.path / "wandb", ignore_errors=True)
+    kept = set(state.get("uploaded_parts", []))
+    if state.get("uploaded"):
+        kept |= {part.name for part in offline_parts(folder)}
+    for part in offline_parts(folder):
+        if part.name not in kept:
+            shutil.rmtree(part, ignore_errors=True)
     config = _config(folder, record)
     steps = read_run_steps(folder)
     with _quiet(folder.path):
@@ -108,6 +117,7 @@ def project_run(
             "last_step": last,
             "uploaded": mode == "online",
             "uploaded_step": last if mode == "online" else uploaded_to,
+            "uploaded_parts": sorted(kept),
             "fingerprint": fingerprint(folder, record),
         },
     )
@@ -243,7 +253,10 @@ def upload(folder: RunFolder, *, timeout_s: float = 600) -> bool:
     state = read_json_or(folder.path / "wandb.json", {})
     if not state or state.get("uploaded"):
         return bool(state)
+    sent = list(state.get("uploaded_parts", []))
     for part in offline_parts(folder):
+        if part.name in sent:
+            continue
         command = [sys.executable, "-m", "wandb", "sync", str(part)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, cwd=folder.path)
         if done.returncode:
@@ -251,5 +264,8 @@ def upload(folder: RunFolder, *, timeout_s: float = 600) -> bool:
             raise ResultError(
                 f"W&B did not take the run: {lines[-1]}", where=str(part), next_step="wandb login, then: tenfold sync --upload"
             )
-    write_json(folder.path / "wandb.json", {**state, "uploaded": True, "uploaded_step": state["last_step"]})
+        sent.append(part.name)
+        write_json(folder.path / "wandb.json", {**state, "uploaded_parts": sent})
+    final = {**state, "uploaded": True, "uploaded_step": state["last_step"], "uploaded_parts": sent}
+    write_json(folder.path / "wandb.json", final)
     return True

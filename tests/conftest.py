@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import pytest
 from tests.support import Workplace
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+#: Tests do not see, and are not seen by, runs that somebody else has on this machine.
+os.environ["TENFOLD_PRESENCE"] = tempfile.mkdtemp(prefix="tenfold-presence-")
 
 
 @pytest.fixture

@@ -64,6 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
     from harness.display import Display
     from harness.experiment import Experiment
     from harness.prepare import build_data, request_again
+    from harness.projecting import project
     from harness.sweeping import memory_budget_gib, run_requests
     from launchers.local import Ended
 
@@ -77,6 +78,10 @@ def run(arguments: argparse.Namespace) -> int:
             display,
             max_parallel=launcher.max_parallel,
             memory_gib=memory_budget_gib(experiments[0]),
+        )
+        tracker = experiments[0].config.tracker
+        project(
+            folders, group=chosen.study, mode=tracker.name, say=display.say, project_name=tracker.project, entity=tracker.entity
         )
     good = sum(how in (Ended.COMPLETED, Ended.ALREADY) for how in ended.values())
     print(f"{good} of {len(names)} completed" + ("" if good == len(names) else "; tenfold status status=failed"))

@@ -71,7 +71,15 @@ def run(arguments: argparse.Namespace) -> int:
             plan = make_plan(experiment, measure=True)
             build_data([experiment], display.building)
             how = run_one(experiment, plan, display)
-            project([experiment.folder], group=None, mode=experiment.config.tracker.name, say=display.say)
+            tracker = experiment.config.tracker
+            project(
+                [experiment.folder],
+                group=None,
+                mode=tracker.name,
+                say=display.say,
+                project_name=tracker.project,
+                entity=tracker.entity,
+            )
     if arguments.json:
         from results.rows import read_row
 

@@ -166,7 +166,11 @@ class DeepSpeedEngine(Engine):
     def load(self, folder: Path) -> None:
         path, _ = self._engine.load_checkpoint(str(folder), tag="state")
         if path is None:
-            raise RunError("DeepSpeed could not load the checkpoint", where=str(folder), next_step="tenfold run --restart")
+            raise RunError(
+                "DeepSpeed could not load the checkpoint",
+                where=str(folder),
+                next_step="remove the run's checkpoints/ to start again, then: tenfold retry RUN",
+            )
 
 
 def _ensure_process_group(joined: bool, device_type: str) -> None:

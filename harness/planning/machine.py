@@ -86,7 +86,12 @@ def _stored(name: str, kind: str, ranks: int, measure: bool) -> dict[str, float]
     found: dict[str, float] | None = read_json_or(path, None)
     if found is not None or not measure:
         return found or {}
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PlanError(
+            f"the machine's profile cannot be stored: {error.strerror}", where=str(path.parent), next_step="TENFOLD_CACHE=FOLDER"
+        ) from error
     with locked(path.with_suffix(".lock"), what="the machine's profile"):
         found = read_json_or(path, None)
         if found is None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 
-def state_bytes(params: int, *, stage: int | None, world: int, precision: str = "fp32") -> dict[str, int]:
+def state_bytes(
+    params: int, *, stage: int | None, world: int, precision: str = "fp32", trainable: int | None = None
+) -> dict[str, int]:
     """Parameters, gradients and optimiser states (Adam) of one rank.
 
     Mixed precision (bf16 under DeepSpeed) holds 2 bytes of parameter, 2 of gradient and 12 of optimiser state (fp32 master copy
@@ -13,18 +15,20 @@ def state_bytes(params: int, *, stage: int | None, world: int, precision: str = 
     fp32.
 
     Args:
-        params: real, trainable parameters.
+        params: real parameters.
+        trainable: those that have gradients and optimiser states; all by default.
         stage: None for the plain engine.
     """
     mixed = precision == "bf16" and stage is not None
     parameter, gradient = (2, 2) if mixed else (4, 4)
     optimizer = 12 if mixed else 12 if stage else 8
     level = stage or 0
-    share = -(-params // world)
+    trained = params if trainable is None else trainable
+    share, trained_share = -(-params // world), -(-trained // world)
     return {
         "parameters": parameter * (share if level >= 3 else params),
-        "gradients": gradient * (share if level >= 2 else params),
-        "optimizer": optimizer * (share if level >= 1 else params),
+        "gradients": gradient * (trained_share if level >= 2 else trained),
+        "optimizer": optimizer * (trained_share if level >= 1 else trained),
     }
 
 

@@ -83,19 +83,23 @@ def make_plan(experiment: Experiment, *, measure: bool = False) -> Plan:
         lambda model, batch: system.loss(point, model, batch),
     )
     stage, world = config.engine.stage, config.ranks
+    notes: list[str] = []
     bucket = config.engine.bucket_elements
     largest = trace.largest_param_bytes // 4
-    states = state_bytes(trace.params, stage=stage, world=world, precision=config.precision)
+    states = state_bytes(trace.params, stage=stage, world=world, precision=config.precision, trainable=trace.trainable)
     buffers = buffer_bytes(trace.params, largest, stage=stage, world=world, bucket=bucket, precision=config.precision)
     passes = config.train.global_batch // (config.train.micro_batch * world)
     batch_bytes = _batch_bytes(system, point) * passes * BATCHES_HELD
     data = sum(system.plan_parts(point).values()) + batch_bytes
     half = config.precision == "bf16"
     activations = trace.activation_peak_bytes // 2 if half else trace.activation_peak_bytes
+    on_gpu = _on_gpu(config.device)
+    if on_gpu and config.engine.offload:
+        notes.append(f"{sum(states.values()) / GIB:.2f} GiB of model states per rank are kept on the host")
+        states = dict.fromkeys(states, 0)
     modelled = sum(states.values()) + buffers + activations + data
     floor = base(config.engine.name, world, measure=measure)
     here = machine(measure=measure)
-    on_gpu = _on_gpu(config.device)
     plan = Plan(
         params=trace.params,
         flops_per_step=trace.flops * passes * world,
@@ -109,6 +113,7 @@ def make_plan(experiment: Experiment, *, measure: bool = False) -> Plan:
         data_bytes=data,
         global_batch=config.train.global_batch,
         steps=config.train.steps,
+        notes=notes,
         stages=_stages(trace.params, world, config.precision),
     )
     device_bytes = modelled - sum(system.plan_parts(point).values())

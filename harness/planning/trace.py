@@ -32,6 +32,7 @@ class StepTrace:
     """
 
     params: int = 0
+    trainable: int = 0
     param_bytes: int = 0
     trainable_bytes: int = 0
     largest_param_bytes: int = 0
@@ -186,6 +187,7 @@ def trace_step(
         sizes = [parameter.numel() * parameter.element_size() for parameter in parameters]
         trace.params = sum(p.numel() * (2 if p.is_complex() else 1) for p in parameters)
         trace.param_bytes = sum(sizes)
+        trace.trainable = sum(p.numel() * (2 if p.is_complex() else 1) for p in parameters if p.requires_grad)
         trace.trainable_bytes = sum(size for p, size in zip(parameters, sizes, strict=True) if p.requires_grad)
         trace.largest_param_bytes = max(sizes, default=0)
         # Gradients exist before the pass, so that what the watcher sees is activations alone.
