@@ -24,6 +24,7 @@ from harness.group import Group
 from harness.schema import EngineConfig, ExperimentConfig, TrainConfig
 from models.system import Batch, Context, Outcome, ParamGroup, Point, TrainData, TrainedSystem
 from results.errors import ResultError
+from results.metrics import Direction, MetricSpec
 
 ROOT = Path(__file__).parent.parent.parent
 ONE = Group(rank=0, world=1, local_rank=0, device=torch.device("cpu"), joined=False)
@@ -238,7 +239,9 @@ class Scripted(TrainedSystem):
         return Outcome(metrics={"weight": model(torch.ones(1, 1)).item()})
 
 
-def trained(folder: Path, scores: Sequence[float], *, steps: int = 6, **train: Any) -> tuple[float, Scripted]:
+def trained(
+    folder: Path, scores: Sequence[float], *, steps: int = 6, direction: str = "min", **train: Any
+) -> tuple[float, Scripted]:
     """Weight that is evaluated after training with these validation scores every second step."""
     from harness.context import RunContext
     from harness.leave import LeaveFlag
@@ -252,7 +255,8 @@ def trained(folder: Path, scores: Sequence[float], *, steps: int = 6, **train: A
         train=TrainConfig(steps=steps, lr=1.0, betas=[0.0, 0.0], global_batch=1, micro_batch=1, validate_every=2,
                           timing_warmup_steps=0, select_metric="score", **train),
     )  # fmt: skip
-    experiment: Any = SimpleNamespace(config=config)
+    specs = {"score": MetricSpec("score", "1", Direction(direction), "score")}
+    experiment: Any = SimpleNamespace(config=config, catalogue=SimpleNamespace(metric_specs=specs))
     system = Scripted(scores)
     point = Point(variant="v", size="1", scale="tiny", seed=0, model=None, data=None)
     context = RunContext(experiment, ONE, Meter(ONE.device), run, run.claim_attempt(), LeaveFlag())
@@ -278,6 +282,14 @@ def test_the_weights_that_were_selected_are_evaluated(
     weight, system = trained(tmp_path, scores, select=select)
     assert weight == pytest.approx(steps_of_weight, rel=1e-6)
     assert system.asked == pytest.approx([2, 4, 6], rel=1e-6)
+
+
+def test_where_more_is_better_the_highest_score_is_the_best(tmp_path: Path) -> None:
+    assert trained(tmp_path, [1.0, 3.0, 2.0], select="best", direction="max")[0] == pytest.approx(4, rel=1e-6)
+
+
+def test_a_score_of_zero_is_a_score(tmp_path: Path) -> None:
+    assert trained(tmp_path, [1.0, 0.0, 2.0], select="best")[0] == pytest.approx(4, rel=1e-6)
 
 
 def test_the_best_is_remembered_over_a_resume(tmp_path: Path) -> None:

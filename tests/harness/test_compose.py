@@ -14,7 +14,8 @@ from harness.compose import Composer, expand, override_frozen
 from harness.experiment import Experiment
 from harness.study import adhoc_study, expand_study, study_names
 from models.dlwp.config import FNO2D, UNet
-from results.errors import ConfigError
+from results.errors import ConfigError, ResultError
+from results.store import read_json, write_json
 
 TINY = ("system=dlwp", "scale=tiny")
 NAMES = st.sampled_from(["a", "b.c", "model.width", "train.steps"])
@@ -110,11 +111,29 @@ def frozen(composer: Composer, tmp_path: Path) -> Experiment:
     return loaded
 
 
-def test_freezing_twice_changes_nothing(frozen: Experiment) -> None:
-    before = frozen.folder.config_file.read_text()
-    frozen.folder.config_file.write_text(before + "# mine\n")
+def test_what_is_not_hashed_may_change_until_the_run_completes(frozen: Experiment) -> None:
+    folder = frozen.folder
+    before = folder.config_file.read_text()
+    changed = override_frozen(frozen, ["launcher.time_limit_s=60"])
+    assert changed.name == frozen.name
+    running = folder.lock()
+    assert running.acquire()
+    changed.freeze()
+    assert folder.config_file.read_text() == before  # not under the feet of whoever runs it
+    running.release()
+    changed.freeze()
+    assert "time_limit_s: 60.0" in folder.config_file.read_text()
+    folder.claim_attempt().write("outcome", {"status": "completed"})
     frozen.freeze()
-    assert frozen.folder.config_file.read_text() == before + "# mine\n"
+    assert "time_limit_s: 60.0" in folder.config_file.read_text()
+
+
+def test_two_experiments_never_share_a_folder(frozen: Experiment) -> None:
+    """Names carry eight digits of the identity; the folder remembers all of them."""
+    known = read_json(frozen.folder.path / "run.json")
+    write_json(frozen.folder.path / "run.json", {**known, "identity": known["identity"][:8] + "0" * 56})
+    with pytest.raises(ResultError, match="same eight digits"):
+        frozen.freeze()
 
 
 def test_overrides_stand_on_top_of_a_frozen_configuration(frozen: Experiment) -> None:
@@ -124,11 +143,13 @@ def test_overrides_stand_on_top_of_a_frozen_configuration(frozen: Experiment) ->
     assert config.model.width == 6  # what was frozen stays
     assert changed.name != frozen.name
     assert override_frozen(frozen, ["keep=none", "launcher.max_parallel=7"]).name == frozen.name
-    assert override_frozen(frozen, ["seed=3"]).name == frozen.name
+    assert override_frozen(frozen, ["seed=3", "tracker=none"]).name == frozen.name
+    assert override_frozen(frozen, ["tracker=none"]).config.tracker.name == "none"
 
 
 def test_another_engine_or_model_brings_its_own_keys(frozen: Experiment) -> None:
-    sharded = override_frozen(frozen, ["engine=zero3", "ranks=2", "train.micro_batch=2"]).config
+    sharded = override_frozen(frozen, ["engine=zero3", "ranks=2"]).config
+    assert sharded.train.micro_batch == 2  # it followed from batch and ranks, and does so again
     assert (sharded.engine.name, sharded.engine.stage, sharded.engine.persistence_threshold_elements) == ("zero3", 3, 0)
     assert isinstance(override_frozen(frozen, ["variant=unet"]).config.model, UNet)
     assert override_frozen(frozen, ["size=2k"]).config.model.width == 2  # the preset's, not the frozen 6
@@ -141,6 +162,7 @@ def test_another_engine_or_model_brings_its_own_keys(frozen: Experiment) -> None
         ("engine=zero9", "no engine 'zero9'"),
         ("train.steps=x", "steps"),
         ("modle.width=3", "model"),
+        ("scale=small", "cannot be changed on top of a frozen configuration"),
     ],
 )
 def test_wrong_overrides_of_a_frozen_configuration_are_refused(word: str, expected: str, frozen: Experiment) -> None:
@@ -201,14 +223,16 @@ def test_a_folder_that_does_not_exist_is_said() -> None:
 # Studies -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_point_that_two_stages_name_is_run_once_in_the_first(own: Path) -> None:
+def test_a_point_that_two_stages_name_is_one_run_in_both(own: Path) -> None:
     assert "twice" in study_names(own)
     study = expand_study("twice", [], config_dir=own)
     assert [(point.stage, point.exclusive, point.arm, point.experiment.config.seed) for point in study.points] == [
         ("first", False, "fno2d 5k", 0), ("first", False, "fno2d 5k", 1), ("first", False, "unet 5k", 0),
-        ("first", False, "unet 5k", 1), ("again", True, "unet 5k torch", 2), ("again", True, "fno2d 5k zero1", 0),
+        ("first", False, "unet 5k", 1), ("again", True, "unet 5k torch", 1), ("again", True, "unet 5k torch", 2),
+        ("again", True, "fno2d 5k zero1", 0),
     ]  # fmt: skip
     names = [point.experiment.name for point in study.points]
+    assert names[3] == names[4]
     assert len(set(names)) == 6
     index = study.index()
     assert [entry["run"] for entry in index["runs"]] == names
@@ -220,7 +244,8 @@ def test_words_on_the_command_line_are_added_to_every_point_and_win(own: Path) -
     study = expand_study("twice", ["train.steps=20", "seed=8"], config_dir=own)
     assert {point.experiment.config.train.steps for point in study.points} == {20}
     assert {point.experiment.config.seed for point in study.points} == {8}
-    assert len(study.points) == 3  # the seeds fell together
+    assert len(study.points) == 4  # the seeds fell together
+    assert len({point.experiment.name for point in study.points}) == 3
 
 
 def test_words_alone_are_a_study_with_a_name_of_its_own() -> None:

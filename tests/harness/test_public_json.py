@@ -17,7 +17,8 @@ from tests.harness.conftest import WORDS, Swept
 
 ROW = {
     "run": str, "system": str, "variant": str, "size": str, "scale": str, "seed": int, "repeat": int, "engine": str, "ranks": int,
-    "site": str, "data": str, "status": str, "attempts": int, "shared_with": int, "timing_valid": bool, "metrics": dict,
+    "site": str, "data": str, "status": str, "attempts": int, "shared_with": int, "timing_valid": bool, "protocol": str,
+    "recipe": str, "metrics": dict,
 }  # fmt: skip
 PLAN = {
     "run", "system", "variant", "size", "scale", "seed", "engine", "params", "flops_per_step", "ranks", "zero_stage",
@@ -75,6 +76,8 @@ def test_table_is_an_array_of_rows(say: Say, swept: Swept) -> None:
         assert all(row["metrics"][name] > 0 for name in {*REQUIRED_WHEN_COMPLETED, *ACCURACY})
         assert (swept.place.path / "runs" / row["run"] / "record.json").exists()
     assert say("status") == rows
+    assert len({row["protocol"] for row in rows}) == 1  # trained alike
+    assert len({(row["variant"], row["recipe"]) for row in rows}) == 2  # seeds may be averaged, variants may not
 
 
 def test_metrics_of_a_row_are_consistent_with_each_other_and_with_the_record(say: Say, swept: Swept) -> None:

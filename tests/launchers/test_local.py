@@ -18,6 +18,7 @@ import yaml
 
 from launchers import ranks as ranks_module
 from launchers.local import Ended, Leaving, LocalQueue
+from launchers.presence import announce, present, withdraw
 from launchers.ranks import RankProcesses, rank_environment
 from launchers.request import RunRequest
 from results.runfolder import RunFolder
@@ -122,6 +123,26 @@ def test_an_exclusive_run_is_alone_and_not_overtaken(ask: Ask) -> None:
     assert crowd(before) == crowd(after) == 2
     shared = {r.name: read_json(r.folder / "record.json")["shared_with"] for r in [*before, alone, *after]}
     assert shared == {"before-0": 1, "before-1": 1, "alone": 0, "after-0": 1, "after-1": 1}
+
+
+def test_an_exclusive_run_waits_for_the_runs_of_others_too(ask: Ask) -> None:
+    """Whatever sweep they belong to; and a run beside them knows that it was not alone."""
+    other = announce()
+    assert present() == 1
+    beside, alone = ask("beside", last_s=0.1), ask("alone", exclusive=True)
+    problems: list[str] = []
+
+    def waiting(problem: str) -> None:
+        problems.append(problem)
+        assert RunFolder(alone.folder).attempts() == []
+        withdraw(other)
+
+    assert set(queue(on_problem=waiting).run([beside, alone]).values()) == {Ended.COMPLETED}
+    assert len(problems) == 1
+    assert "alone wants the machine alone and waits" in problems[0]
+    shared = [read_json(request.folder / "record.json")["shared_with"] for request in (beside, alone)]
+    assert shared == [1, 0]
+    assert present() == 0
 
 
 def test_sharing_counts_the_most_that_ran_beside(ask: Ask) -> None:
@@ -311,5 +332,8 @@ def test_ranks_that_cannot_be_started_leave_no_process_and_no_lock(ask: Ask, mon
         RankProcesses(request, lock)
     assert started[0].poll() == -signal.SIGKILL
     lock.release()
-    assert queue().run([request]) == {"one": Ended.FAILED}
+    problems: list[str] = []
+    assert queue(on_problem=problems.append).run([request]) == {"one": Ended.FAILED}
+    assert problems == ["one could not be started: [Errno 11] Resource temporarily unavailable"]
     assert not RunFolder(request.folder).is_running()
+    assert present() == 0

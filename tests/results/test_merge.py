@@ -10,6 +10,7 @@ import pytest
 from results.errors import ResultError
 from results.merge import build_record, write_record
 from results.record import Record, problems
+from results.series import StepLog
 from results.store import read_json
 from tests.results.attempts import GIB, add_attempt, rank, run_folder
 
@@ -96,6 +97,42 @@ def test_a_completed_run_of_which_no_step_was_timed_is_still_a_valid_record(tmp_
     assert "mfu" not in record.metrics
 
 
+def test_the_times_of_a_killed_attempt_are_in_its_lines(tmp_path: Path) -> None:
+    """Two warm-up steps of ten, then 1 .. 9 s: median 5, and by linear interpolation 1.4 and 8.6."""
+    folder = run_folder(tmp_path, train={"timing_warmup_steps": 2})
+    killed = add_attempt(folder)
+    log = StepLog(killed.steps_file(0))
+    for step, seconds in enumerate([10, 10, *range(1, 10)]):
+        log.append(step, step_s=seconds)
+    log.close()
+    add_attempt(folder, ends="completed", ranks=[rank(step_s=None)])
+    record = build_record(folder)
+    found = [record.value(name) for name in ("step_s_p5", "step_s", "step_s_p95")]
+    assert found == pytest.approx([1.4, 5.0, 8.6])
+
+
+def test_more_than_the_peak_of_the_device_is_unknown_and_not_a_number(tmp_path: Path) -> None:
+    folder = run_folder(tmp_path, plan={**PLAN, "peak_flops_per_rank": 1e9})
+    add_attempt(folder, ends="completed", ranks=[rank(step_s=0.5)])
+    metric = build_record(folder).metrics["mfu"]
+    assert metric.value is None
+    assert "2.00 is impossible" in metric.reason
+
+
+def test_who_may_be_averaged_and_who_was_trained_alike(tmp_path: Path) -> None:
+    def of(number: int, **changes: Any) -> tuple[str, str]:
+        record = build_record(run_folder(tmp_path / str(number), **changes))
+        return record.protocol, record.recipe
+
+    train = {"lr": 0.1, "micro_batch": 4, "checkpoint_every": 0}
+    plain = of(0, train=train, model={"width": 4})
+    assert of(1, train=train, model={"width": 4}, seed=5, variant="x") == plain
+    assert of(2, train={**train, "micro_batch": 1, "checkpoint_every": 9}, model={"width": 4}) == plain
+    assert of(3, train=train, model={"width": 5})[0] == plain[0]
+    assert of(4, train=train, model={"width": 5})[1] != plain[1]
+    assert of(5, train={**train, "lr": 0.2}, model={"width": 4})[0] != plain[0]
+
+
 def test_a_system_without_parameters_of_its_own_completes(tmp_path: Path) -> None:
     folder = run_folder(tmp_path)
     add_attempt(folder, ends="completed", ranks=[rank(params=None, step_s=None)])
@@ -110,9 +147,20 @@ def test_the_last_failure_counts_and_an_old_one_does_not(tmp_path: Path) -> None
     add_attempt(folder, ends="timeout")
     record = build_record(folder)
     assert (record.status, record.failure["class"]) == ("failed", "timeout")  # type: ignore[index]
+    lock = folder.lock()
+    assert lock.acquire()
     add_attempt(folder)
+    lock = folder.lock()
+    assert lock.acquire()  # somebody is running it
     record = build_record(folder)
     assert (record.status, record.failure) == ("running", None)
+    lock.release()  # nobody is any more, and the attempt has said nothing
+    record = build_record(folder)
+    assert (record.status, record.failure["class"]) == ("failed", "node-fail")  # type: ignore[index]
+    lock.release()
+    record = build_record(folder)  # nobody holds it, and it did not say a word
+    assert (record.status, record.failure["class"]) == ("failed", "node-fail")  # type: ignore[index]
+    assert problems(record.as_dict()) == []
 
 
 @pytest.mark.parametrize(
@@ -161,6 +209,14 @@ def test_another_layout_on_the_way_makes_the_times_invalid(tmp_path: Path) -> No
     add_attempt(folder, ends="completed", ranks=[rank()])
     assert not build_record(folder).timing_valid
     assert [row["engine"] for row in build_record(folder).attempts] == ["zero1", "torch"]
+
+
+def test_times_count_only_where_it_is_known_who_else_was_there(tmp_path: Path) -> None:
+    folder = run_folder(tmp_path)
+    attempt = add_attempt(folder, ends="completed", ranks=[rank()])
+    assert build_record(folder).timing_valid
+    (attempt.path / "launch.json").unlink()
+    assert not build_record(folder).timing_valid
 
 
 def test_the_stored_record_is_what_anyone_builds_again(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def test_whatever_a_run_leaves_makes_a_valid_record(attempts: list[dict[str, Any
     expected = (
         Status.COMPLETED if "completed" in ends
         else Status.PENDING if not ends
-        else Status.FAILED if ends[-1] else Status.RUNNING
+        else Status.FAILED  # also the one that was cut off without a word: nobody holds the run
     )  # fmt: skip
     assert record.status == expected
     assert json.loads(dumps(Record.from_dict(plain).as_dict())) == plain
