@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.results.fixtures import fake_study
+
 ROOT = Path(__file__).parent.parent
 MAY_IMPORT = {
     "results": {"results"},
@@ -58,6 +60,7 @@ def test_only_the_contract_of_systems_names_no_harness_library() -> None:
     ],
 )
 def test_fast_commands_import_nothing_heavy(words: list[str], absent: set[str], tmp_path: Path) -> None:
+    fake_study(tmp_path, whole=False)  # rows to read, or nothing would be imported anyway
     code = (
         "import sys\nfrom harness.cli import main\n"
         f"try:\n    main({words!r})\nexcept SystemExit:\n    pass\n"
