@@ -15,6 +15,7 @@ from results.errors import ConfigError, ResultError, near_matches
 from results.merge import build_record
 from results.record import Status, problems
 from results.runfolder import RunFolder, run_folders
+from results.store import read_json_or
 
 if TYPE_CHECKING:
     import numpy as np
@@ -124,7 +125,8 @@ def _unfinished(folder: RunFolder, status: str) -> Row:
             row["variant"], row["scale"] = "-".join(parts[1:-2]), parts[-2]
     if row["size"] is not None:
         row["size"] = str(row["size"])
-    row["data"] = row["data"] if isinstance(row["data"], str) else None  # here `data` is the recipe, not yet a label
+    frozen = read_json_or(folder.path / "run.json", {})  # in the configuration `data` is a section, here a label
+    row["data"] = frozen.get("data") if isinstance(frozen, dict) else None
     row.update(status=str(status), attempts=len(folder.attempts()), shared_with=0, timing_valid=True, failure=None, metrics={})
     row.update(protocol="", recipe="")
     return row

@@ -128,12 +128,14 @@ def test_rows_of_runs_that_have_not_completed(swept: Swept, tmp_path: Path, say:
     assert rows[pending.name]["metrics"] == {}
     assert rows[pending.name]["failure"] is None
     assert rows[pending.name]["size"] == "5k"
+    check_row(rows[pending.name])
     assert rows[failed.name]["status"] == "failed"
     assert set(rows[failed.name]["failure"]) == keys
     assert rows[failed.name]["failure"]["class"] == "diverged"
     assert rows[failed.name]["attempts"] == 2
     check_row(rows[failed.name])
     assert rows[damaged.name]["status"] == "damaged"
+    check_row(rows[damaged.name])
     assert set(rows[damaged.name]["failure"]) == keys
     assert rows[damaged.name]["metrics"] == {}
 
