@@ -75,7 +75,7 @@ def finish_study(study: Study, display: Display) -> dict[str, Any]:
     display.say("collecting, judging, drawing ...")
     outputs = write_outputs(study.index(), runs, study.folder())
     folders = [RunFolder(runs / name) for name in dict.fromkeys(point.experiment.name for point in study.points)]
-    count = project(
+    project(  # what could not be projected when it ended, or has changed since
         folders,
         group=study.name,
         mode=config.tracker.name,
@@ -83,6 +83,6 @@ def finish_study(study: Study, display: Display) -> dict[str, Any]:
         project_name=config.tracker.project,
         entity=config.tracker.entity,
     )
-    if count:
-        display.say(f"W&B: {count} {config.tracker.name} runs written (tenfold sync study={study.name} uploads them)")
+    if config.tracker.name == "offline":
+        display.say(f"W&B: offline runs lie in the run folders; tenfold sync study={study.name} --upload uploads them")
     return outputs

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
 
 from harness.display import Display
 from harness.experiment import Experiment
 from harness.planning.plan import Plan
 from harness.prepare import build_data, plan_all, request_for
+from harness.projecting import project
 from harness.provenance import memory_gib
 from harness.study import Study, StudyPoint
 from launchers.local import Ended, Leaving, LocalQueue
@@ -92,8 +93,11 @@ def memory_budget_gib(experiment: Experiment) -> float:
     return max(memory_gib() - float(facts.total - facts.available) / 2**30, 0.0)
 
 
-def carry_out(steps: list[Step], display: Display) -> SweepResult:
-    """Plan and run every step that is not done; a failing run never stops another.
+def carry_out(steps: list[Step], display: Display, *, group: str | None = None) -> SweepResult:
+    """Plan and run every step that is not done; a failing run never stops another. Each is projected into W&B as it ends.
+
+    Args:
+        group: the study's name.
 
     Raises:
         TenfoldError: data could not be built, or run folders cannot be written; nothing has started then.
@@ -129,7 +133,7 @@ def carry_out(steps: list[Step], display: Display) -> SweepResult:
         if not any(request.exclusive for request in requests):
             requests.sort(key=lambda request: -request.expected_s)  # longest first packs best
         display.stage(stage, requests)
-        result.ended |= _queue(experiments[0], budget, display).run(requests)
+        result.ended |= _queue(experiments[0], budget, display, group).run(requests)
     _wait_elsewhere(result, steps, display)
     result.left = result.left or any(how in (Ended.NOT_STARTED, Ended.ELSEWHERE) for how in result.ended.values())
     return result
@@ -142,25 +146,45 @@ def run_one(experiment: Experiment, plan: Plan, display: Display) -> Ended:
     if request.memory_gib > budget:
         return _refuse(request, budget)
     display.stage("run", [request])
-    return _queue(experiment, budget, display).run([request])[request.name]
+    return _queue(experiment, budget, display, None).run([request])[request.name]
 
 
-def _queue(experiment: Experiment, budget: float, display: Display) -> LocalQueue:
+def _queue(experiment: Experiment, budget: float, display: Display, group: str | None) -> LocalQueue:
     return LocalQueue(
         max_parallel=experiment.config.launcher.max_parallel,
         memory_gib=budget,
-        on_event=display.event,
+        on_event=_projecting(experiment, display, group),
         on_tick=display.tick,
         on_problem=display.say,
         leaving=display.choice,
     )
 
 
-def run_requests(requests: list[RunRequest], display: Display, **limits: Any) -> dict[str, Ended]:
+def _projecting(experiment: Experiment, display: Display, group: str | None) -> Callable[[str, RunRequest, Ended | None], None]:
+    """Show an event, and project a run that has just ended: a sweep that is killed later leaves W&B runs of what was done."""
+    tracker = experiment.config.tracker
+
+    def event(what: str, request: RunRequest, how: Ended | None) -> None:
+        display.event(what, request, how)
+        if how in (Ended.COMPLETED, Ended.FAILED):
+            project(
+                [RunFolder(request.folder)],
+                group=group,
+                mode=tracker.name,
+                say=display.say,
+                project_name=tracker.project,
+                entity=tracker.entity,
+            )
+
+    return event
+
+
+def run_requests(
+    requests: list[RunRequest], experiment: Experiment, display: Display, *, group: str | None = None
+) -> dict[str, Ended]:
     """Run frozen experiments again (``tenfold retry``)."""
     display.stage("retry", requests)
-    queue = LocalQueue(on_event=display.event, on_tick=display.tick, on_problem=display.say, leaving=display.choice, **limits)
-    return queue.run(requests)
+    return _queue(experiment, memory_budget_gib(experiment), display, group).run(requests)
 
 
 def _refuse(request: RunRequest, budget: float) -> Ended:

@@ -15,7 +15,7 @@ from launchers.presence import present
 from launchers.ranks import RankProcesses
 from launchers.request import RunRequest
 from results.errors import ResultError
-from results.failures import FailureClass
+from results.failures import Failure, FailureClass
 from results.runfolder import RunFolder
 
 #: How long runs may take to save when their launcher has to end.
@@ -152,6 +152,10 @@ class LocalQueue:
         try:
             group = RankProcesses(request, lock)
         except (OSError, ResultError) as error:
+            with contextlib.suppress(OSError, ResultError):  # the folder itself may be what is in the way
+                attempt = folder.claim_attempt()
+                reason = f"its processes could not be started: {error}"
+                attempt.fail(Failure(kind=FailureClass.CRASH, reason=reason, next_step=f"tenfold retry {folder.name}"))
             lock.release()
             self.on_problem(f"{request.name} could not be started: {error}")
             return Ended.FAILED

@@ -14,7 +14,8 @@ from tests.support import Workplace
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 #: Tests do not see, and are not seen by, runs that somebody else has on this machine.
-os.environ["TENFOLD_PRESENCE"] = tempfile.mkdtemp(prefix="tenfold-presence-")
+_presence = tempfile.TemporaryDirectory(prefix="tenfold-presence-")
+os.environ["TENFOLD_PRESENCE"] = _presence.name
 
 
 @pytest.fixture

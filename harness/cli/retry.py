@@ -64,25 +64,14 @@ def run(arguments: argparse.Namespace) -> int:
     from harness.display import Display
     from harness.experiment import Experiment
     from harness.prepare import build_data, request_again
-    from harness.projecting import project
-    from harness.sweeping import memory_budget_gib, run_requests
+    from harness.sweeping import run_requests
     from launchers.local import Ended
 
     folders = [RunFolder(chosen.runs / name) for name in names]
     experiments = [Experiment.load(folder.path) for folder in folders]
-    launcher = experiments[0].config.launcher
     with Display() as display:
         build_data(experiments, display.building)
-        ended = run_requests(
-            [request_again(folder) for folder in folders],
-            display,
-            max_parallel=launcher.max_parallel,
-            memory_gib=memory_budget_gib(experiments[0]),
-        )
-        tracker = experiments[0].config.tracker
-        project(
-            folders, group=chosen.study, mode=tracker.name, say=display.say, project_name=tracker.project, entity=tracker.entity
-        )
+        ended = run_requests([request_again(folder) for folder in folders], experiments[0], display, group=chosen.study)
     good = sum(how in (Ended.COMPLETED, Ended.ALREADY) for how in ended.values())
     print(f"{good} of {len(names)} completed" + ("" if good == len(names) else "; tenfold status status=failed"))
     return EXIT_OK if good == len(names) else EXIT_RUN_FAILED

@@ -51,7 +51,6 @@ def run(arguments: argparse.Namespace) -> int:
     from harness.display import Display
     from harness.planning.plan import make_plan
     from harness.prepare import build_data
-    from harness.projecting import project
     from harness.sweeping import run_one
     from launchers.local import Ended
 
@@ -71,15 +70,6 @@ def run(arguments: argparse.Namespace) -> int:
             plan = make_plan(experiment, measure=True)
             build_data([experiment], display.building)
             how = run_one(experiment, plan, display)
-            tracker = experiment.config.tracker
-            project(
-                [experiment.folder],
-                group=None,
-                mode=tracker.name,
-                say=display.say,
-                project_name=tracker.project,
-                entity=tracker.entity,
-            )
     if arguments.json:
         from results.rows import read_row
 

@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
         counts = Counter(str(step.action) for step in steps)
         display.say(f"study {study.name}: {len(steps)} runs (" + ", ".join(f"{n} {what}" for what, n in counts.items()) + ")")
         study.write_index()
-        result = carry_out(steps, display)
+        result = carry_out(steps, display, group=study.name)
         outputs = finish_study(study, display)
     if arguments.json:
         sys.stdout.write(dumps({"study": study.name, "ended": {k: str(v) for k, v in result.ended.items()}, **outputs}) + "\n")
