@@ -40,7 +40,7 @@ unit: install
 	@$(RUN) -m pytest
 
 bench: install ## the numbers of docs/performance.md, ratios side by side in one run
-	@$(PIP) install -c constraints.txt '.[bench]'
+	@$(PIP) install -c constraints.txt --no-build-isolation -e '.[bench]'
 	@$(RUN) -m tests.bench --write
 
 clean: ## remove caches and build leftovers (keeps .venv, data, runs, reports)

@@ -67,7 +67,7 @@ class Claim:
     Attributes:
         name: stable identifier.
         statement: what is claimed, in one sentence, with its numbers.
-        source: paper section or sheet it comes from.
+        source: section of the paper it comes from.
         scales: scales at which the check makes sense.
         check: from a study's completed rows to a verdict.
     """

@@ -35,7 +35,7 @@ def seconds(words: list[str], folder: Path, repeats: int = 5) -> float:
 
 def collecting(root: Path, count: int = 2000) -> float:
     """Seconds to read ``count`` records as rows and write them as one data set."""
-    index = fake_study(root)
+    index = fake_study(root).index
     names = [entry["run"] for entry in index["runs"]]
     for number in range(count - len(names)):
         source = root / "runs" / names[number % len(names)]
