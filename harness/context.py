@@ -76,6 +76,7 @@ class RunContext:
         write_json(
             self.attempt.path / "progress.json",
             {"phase": phase, "done": done, "total": total, "elapsed_s": self.meter.total_s(), **values},
+            durable=False,
         )
 
     def shard(self, count: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

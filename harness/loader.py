@@ -1,13 +1,18 @@
-"""Reads the next step's micro-batches in a background thread while the present step computes."""
+"""Hands out the micro-batches of each step: read in a background thread while the present step computes, or, where reading is
+cheap, at once: a thread that takes the interpreter's lock costs the step it runs beside more than reading ahead saves."""
 
 from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from models.system import Batch, Draw, TrainData
+
+#: Reading that takes less than this is done at once.
+INLINE_BELOW_S = 1e-3
 
 
 class Loader:
@@ -26,13 +31,27 @@ class Loader:
         self._steps = range(first, last)
         self._queue: queue.Queue[list[Batch] | BaseException | None] = queue.Queue(maxsize=depth)
         self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._read, name="loader", daemon=True)
-        self._thread.start()
+        self._thread: threading.Thread | None = None
+        if device.type == "cuda" or self._reading_s() >= INLINE_BELOW_S:
+            self._thread = threading.Thread(target=self._read, name="loader", daemon=True)
+            self._thread.start()
+
+    def _reading_s(self) -> float:
+        """Seconds that a second reading of the first step takes (the first one warms caches up)."""
+        if len(self._steps) == 0:
+            return 0.0
+        for _ in range(2):
+            start = time.perf_counter()
+            self._batches(self._steps[0])
+        return time.perf_counter() - start
+
+    def _batches(self, step: int) -> list[Batch]:
+        return [self._data.batch(draws) for draws in self._plan(step)]
 
     def _read(self) -> None:
         try:
             for step in self._steps:
-                batches = [self._data.batch(draws) for draws in self._plan(step)]
+                batches = self._batches(step)
                 if self._device.type == "cuda":
                     batches = [{name: tensor.pin_memory() for name, tensor in batch.items()} for batch in batches]
                 if not self._put(batches):
@@ -51,6 +70,10 @@ class Loader:
         return False
 
     def __iter__(self) -> Iterator[list[Batch]]:
+        if self._thread is None:
+            for step in self._steps:
+                yield self._batches(step)
+            return
         while True:
             item = self._queue.get()
             if item is None:
@@ -64,4 +87,5 @@ class Loader:
     def close(self) -> None:
         """End the thread; what it has read ahead is dropped."""
         self._closed.set()
-        self._thread.join(timeout=30)
+        if self._thread is not None:
+            self._thread.join(timeout=30)

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 #: With several ranks the flag to leave is agreed on about this often: one tiny reduction, seldom enough not to count, soon
 #: enough for the launcher's patience.
 LEAVE_EVERY_S = 2.0
+#: Memory held now is looked up this often; steps in between repeat the last reading.
+LOOK_EVERY_S = 0.5
 
 
 def fit(context: RunContext, system: TrainedSystem, point: Point, data: TrainData) -> nn.Module:
@@ -102,7 +104,8 @@ class _Loop:
         log = self.log = StepLog(context.attempt.steps_file(context.rank))
         loader = Loader(self.data, self._plan, first=self.first, last=train.steps, device=context.device)
         timed: list[float] = []
-        waited = communicated = 0.0
+        waited = communicated = look_at = 0.0
+        held = math.nan
         self.engine.train_mode()
         try:
             batches = iter(loader)
@@ -117,13 +120,15 @@ class _Loop:
                 meter.synchronise()
                 done = time.perf_counter()
                 sent = clock.seconds - sent if clock else 0.0
+                if done >= look_at:  # asking the kernel takes a fifth of a millisecond: not every step
+                    held, look_at = meter.memory_now_gib(), done + LOOK_EVERY_S
                 log.append(
                     step,
                     loss=result.loss,
                     step_s=done - ready,
                     data_wait_s=ready - start,
                     communicate_s=sent,
-                    memory_gib=meter.memory_now_gib(),
+                    memory_gib=held,
                     lr=lr,
                     grad_norm=result.grad_norm,
                 )

@@ -37,7 +37,7 @@ def dumps(value: Any, *, indent: int | None = 2) -> str:
     return json.dumps(_plain(value), indent=indent, allow_nan=False, ensure_ascii=False)
 
 
-def _write_temporary(path: Path, data: bytes) -> str:
+def _write_temporary(path: Path, data: bytes, *, durable: bool = True) -> str:
     try:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     except OSError as error:
@@ -46,7 +46,8 @@ def _write_temporary(path: Path, data: bytes) -> str:
         with os.fdopen(handle, "wb") as stream:
             stream.write(data)
             stream.flush()
-            os.fsync(stream.fileno())
+            if durable:
+                os.fsync(stream.fileno())
         os.chmod(name, 0o644)
     except OSError as error:
         with contextlib.suppress(OSError):
@@ -63,13 +64,16 @@ def _cannot_write(path: Path, error: OSError) -> ResultError:
     )
 
 
-def write_bytes(path: Path, data: bytes) -> None:
+def write_bytes(path: Path, data: bytes, *, durable: bool = True) -> None:
     """Replace ``path`` atomically; on any error the old content stays and nothing half-written is left.
+
+    Args:
+        durable: force the bytes to disk first; False for what is worth nothing after a power cut (live progress).
 
     Raises:
         ResultError: the disk is full, the folder is read-only or missing.
     """
-    name = _write_temporary(path, data)
+    name = _write_temporary(path, data, durable=durable)
     try:
         os.replace(name, path)
     except OSError as error:
@@ -83,9 +87,9 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Atomically write ``value`` as indented JSON with a final newline."""
-    write_text(path, dumps(value) + "\n")
+def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
+    """Atomically write ``value`` as indented JSON with a final newline; ``durable`` as in :func:`write_bytes`."""
+    write_bytes(path, (dumps(value) + "\n").encode(), durable=durable)
 
 
 def create_json(path: Path, value: Any) -> bool:
