@@ -1,8 +1,8 @@
 """The harness's training loop against a bare PyTorch loop of the same model, optimiser and batches.
 
-``python -m tests.bench.bench_loop``. The bare loop has its batches in memory (in the last row it reads them too) and does nothing but forward, backward, update and
-reading the loss; the harness reads ahead in a thread, logs every step, times, checks for NaN, reports progress. Interleaved
-A B A B ..., medians of the time per step over whole loops.
+``python -m tests.bench.bench_loop``. The bare loop has its batches in memory (in the last row it reads them too) and does nothing
+but forward, backward, update and reading the loss; the harness reads batches, logs every step, times, checks for NaN, reports
+progress. Interleaved A B A B ..., medians of the time per step over whole loops.
 """
 
 from __future__ import annotations
