@@ -56,7 +56,8 @@ def main() -> None:
         (
             "Training loop",
             "The harness's loop against a bare PyTorch loop of the same model, optimiser and batches; "
-            "`python -m tests.bench.bench_loop`.",
+            "`python -m tests.bench.bench_loop`. The bare loop has all batches in memory beforehand, except in the last row; "
+            "reading them takes 0.2 to 0.4 ms a step, which is what is left over at 15 ms a step.",
             bench_loop.main(),
         ),
         (
