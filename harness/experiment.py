@@ -17,9 +17,9 @@ from harness.checks import check
 from harness.schema import ExperimentConfig
 from models import registry
 from models.catalogue import Catalogue
-from results.errors import ConfigError, near_matches
+from results.errors import ConfigError, ResultError, near_matches
 from results.runfolder import RunFolder
-from results.store import read_json_or, write_text
+from results.store import make_folder, read_json_or, write_json, write_text
 
 if TYPE_CHECKING:
     from models.system import Point, System
@@ -171,16 +171,8 @@ class Experiment:
         Raises:
             ResultError: the folder cannot be written.
         """
-        from results.errors import ResultError
-        from results.store import write_json
-
         folder = self.folder
-        try:
-            folder.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ResultError(
-                f"cannot make the run folder: {error.strerror}", where=str(folder.path), next_step="paths.runs=FOLDER"
-            ) from error
+        make_folder(folder.path, what="the run folder", next_step="paths.runs=FOLDER")
         known = stored_identity(folder).get("identity")
         if known not in (None, self.identity):
             raise ResultError(

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from harness.provenance import commit, now
 from models.stores import MANIFEST, StoreSpec, verify
-from results.errors import DataError, ResultError, TenfoldError
-from results.store import locked, sha256_file, write_json, write_text
+from results.errors import DataError, TenfoldError
+from results.store import cannot_write, locked, make_folder, sha256_file, write_json, write_text
 
 _MARKS = ".parts"
 
@@ -40,12 +40,7 @@ def ensure_store(
     if (folder / MANIFEST).exists():
         verify(folder, checksums=False)
         return folder
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ResultError(
-            f"cannot make the data folder: {error.strerror}", where=str(root), next_step="paths.data=FOLDER"
-        ) from error
+    make_folder(root, what="the data folder", next_step="paths.data=FOLDER")
     with locked(root / f".{folder.name}.lock", what=f"the data store {folder.name}"):
         if not (folder / MANIFEST).exists():
             _build(spec, folder, workers, progress)
@@ -67,11 +62,7 @@ def _build(spec: StoreSpec, folder: Path, workers: int, progress: Callable[[str,
         write_json(folder / MANIFEST, manifest(spec, folder))
         shutil.rmtree(marks, ignore_errors=True)
     except OSError as error:
-        raise ResultError(
-            f"cannot write the data store: {error.strerror or error}",
-            where=str(folder),
-            next_step="free space or make the folder writable, then type the same command again: it goes on where it stopped",
-        ) from error
+        raise cannot_write(folder, error, what="the data store") from error
 
 
 def _build_parts(

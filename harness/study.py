@@ -13,8 +13,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from harness.compose import Composer, expand
 from harness.experiment import Experiment
-from results.errors import ConfigError, ResultError, near_matches
-from results.store import sha256_text, write_json
+from results.errors import ConfigError, near_matches
+from results.store import make_folder, sha256_text, write_json
 
 BUILT_IN = Path(__file__).parent.parent / "configs" / "study"
 INDEX_SCHEMA = 1
@@ -108,12 +108,7 @@ class Study:
     def write_index(self) -> Path:
         """Write ``study.json`` into the study's folder."""
         folder = self.folder()
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ResultError(
-                f"cannot make the study's folder: {error.strerror}", where=str(folder), next_step="paths.reports=FOLDER"
-            ) from error
+        make_folder(folder, what="the study's folder", next_step="paths.reports=FOLDER")
         write_json(folder / "study.json", self.index())
         return folder
 

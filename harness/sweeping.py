@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -146,7 +146,10 @@ def run_one(experiment: Experiment, plan: Plan, display: Display) -> Ended:
     if request.memory_gib > budget:
         return _refuse(request, budget)
     display.stage("run", [request])
-    return _queue(experiment, budget, display, None).run([request])[request.name]
+    ended = _queue(experiment, budget, display, None).run([request])[request.name]
+    if ended is not Ended.ELSEWHERE:
+        _project([request], experiment, display, None)
+    return ended
 
 
 def _queue(experiment: Experiment, budget: float, display: Display, group: str | None) -> LocalQueue:
@@ -162,21 +165,26 @@ def _queue(experiment: Experiment, budget: float, display: Display, group: str |
 
 def _projecting(experiment: Experiment, display: Display, group: str | None) -> Callable[[str, RunRequest, Ended | None], None]:
     """Show an event, and project a run that has just ended: a sweep that is killed later leaves W&B runs of what was done."""
-    tracker = experiment.config.tracker
 
     def event(what: str, request: RunRequest, how: Ended | None) -> None:
         display.event(what, request, how)
-        if how in (Ended.COMPLETED, Ended.FAILED):
-            project(
-                [RunFolder(request.folder)],
-                group=group,
-                mode=tracker.name,
-                say=display.say,
-                project_name=tracker.project,
-                entity=tracker.entity,
-            )
+        # Offline it takes a quarter of a second. A server may take minutes, in which nobody would watch the other runs.
+        if how in (Ended.COMPLETED, Ended.FAILED) and experiment.config.tracker.name == "offline":
+            _project([request], experiment, display, group)
 
     return event
+
+
+def _project(requests: Sequence[RunRequest], experiment: Experiment, display: Display, group: str | None) -> None:
+    tracker = experiment.config.tracker
+    project(
+        [RunFolder(request.folder) for request in requests],
+        group=group,
+        mode=tracker.name,
+        say=display.say,
+        project_name=tracker.project,
+        entity=tracker.entity,
+    )
 
 
 def run_requests(
@@ -184,7 +192,10 @@ def run_requests(
 ) -> dict[str, Ended]:
     """Run frozen experiments again (``tenfold retry``)."""
     display.stage("retry", requests)
-    return _queue(experiment, memory_budget_gib(experiment), display, group).run(requests)
+    ended = _queue(experiment, memory_budget_gib(experiment), display, group).run(requests)
+    mine = [request for request in requests if ended[request.name] is not Ended.ELSEWHERE]
+    _project(mine, experiment, display, group)
+    return ended
 
 
 def _refuse(request: RunRequest, budget: float) -> Ended:

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from results.errors import ResultError
 from results.metrics import MetricSpec, spec_of
 from results.rows import IDENTITY
 from results.runfolder import RunFolder
 from results.series import read_run_steps
+from results.store import cannot_write
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -104,7 +104,7 @@ def write_dataset(dataset: xr.Dataset, path: Path) -> Path:
     try:
         folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
     except OSError as error:
-        raise _cannot_write(path, error) from error
+        raise cannot_write(path, error) from error
     try:
         new, old = folder / "new", folder / "old"
         dataset.to_zarr(new, mode="w", zarr_format=3, consolidated=False)
@@ -117,15 +117,7 @@ def write_dataset(dataset: xr.Dataset, path: Path) -> Path:
                 os.rename(old, path)
             raise
     except OSError as error:
-        raise _cannot_write(path, error) from error
+        raise cannot_write(path, error) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return path
-
-
-def _cannot_write(path: Path, error: OSError) -> ResultError:
-    return ResultError(
-        f"cannot write {path.name}: {error.strerror or error}",
-        where=str(path),
-        next_step="free space or make the folder writable, then type the same command again",
-    )

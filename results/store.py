@@ -41,7 +41,7 @@ def _write_temporary(path: Path, data: bytes, *, durable: bool = True) -> str:
     try:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     except OSError as error:
-        raise _cannot_write(path, error) from error
+        raise cannot_write(path, error) from error
     try:
         with os.fdopen(handle, "wb") as stream:
             stream.write(data)
@@ -52,16 +52,33 @@ def _write_temporary(path: Path, data: bytes, *, durable: bool = True) -> str:
     except OSError as error:
         with contextlib.suppress(OSError):
             os.unlink(name)
-        raise _cannot_write(path, error) from error
+        raise cannot_write(path, error) from error
     return name
 
 
-def _cannot_write(path: Path, error: OSError) -> ResultError:
+def cannot_write(path: Path, error: OSError, *, what: str = "", next_step: str = "") -> ResultError:
+    """The error for anything that the disk does not take; ``what`` names it where its file name would not."""
     return ResultError(
-        f"cannot write {path.name}: {error.strerror or error}",
+        f"cannot write {what or path.name}: {error.strerror or error}",
         where=str(path),
-        next_step="free space or make the folder writable, then type the same command again",
+        next_step=next_step or "free space or make the folder writable, then type the same command again",
     )
+
+
+def make_folder(path: Path, *, what: str, next_step: str) -> None:
+    """Make a folder and its parents; nothing happens where it exists.
+
+    Args:
+        what: "the run folder", for the error.
+        next_step: how to choose another place.
+
+    Raises:
+        ResultError: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ResultError(f"cannot make {what}: {error.strerror}", where=str(path), next_step=next_step) from error
 
 
 def write_bytes(path: Path, data: bytes, *, durable: bool = True) -> None:
@@ -79,7 +96,7 @@ def write_bytes(path: Path, data: bytes, *, durable: bool = True) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             os.unlink(name)
-        raise _cannot_write(path, error) from error
+        raise cannot_write(path, error) from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -104,7 +121,7 @@ def create_json(path: Path, value: Any) -> bool:
     except FileExistsError:
         return False
     except OSError as error:
-        raise _cannot_write(path, error) from error
+        raise cannot_write(path, error) from error
     finally:
         with contextlib.suppress(OSError):
             os.unlink(name)
@@ -179,7 +196,7 @@ class FileLock:
         try:
             handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
-            raise _cannot_write(self.path, error) from error
+            raise cannot_write(self.path, error) from error
         # A reader that asks whether somebody holds the lock (:func:`is_locked`) takes it for an instant: hence several tries.
         for attempt in range(1 if blocking else 5):
             try:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from harness.group import Group
@@ -79,6 +82,13 @@ class Engine(ABC):
         """Back to training after an evaluation."""
         self.module.train()
 
+    def autocast(self) -> AbstractContextManager[Any]:
+        """bf16 by autocast. Where the parameters are bf16 themselves (ZeRO), batches still arrive in fp32: autocast brings the
+        two together, operation by operation, and keeps reductions such as a loss in fp32."""
+        if self.precision == "bf16":
+            return torch.autocast(self.group.device.type, dtype=torch.bfloat16)
+        return nullcontext()
+
     @abstractmethod
     def save(self, folder: Path) -> None:
         """Write everything a resume needs; collective."""
@@ -86,6 +96,25 @@ class Engine(ABC):
     @abstractmethod
     def load(self, folder: Path) -> None:
         """Read what :meth:`save` wrote; collective."""
+
+
+class EvalModule(nn.Module):
+    """What a system evaluates: calls go through the engine, in the precision the model was trained in; results are fp32.
+
+    Args:
+        call: applies the model to arguments.
+        autocast: context of one application.
+    """
+
+    def __init__(self, call: Callable[..., Any], autocast: Callable[[], AbstractContextManager[Any]]) -> None:
+        super().__init__()
+        self._call, self._autocast = call, autocast
+
+    def forward(self, *arguments: Any) -> Any:
+        """Apply the model."""
+        with self._autocast():
+            out = self._call(*arguments)
+        return out.float() if isinstance(out, Tensor) and out.is_floating_point() else out
 
 
 def optimizer_groups(groups: Sequence[ParamGroup], train: TrainConfig) -> list[dict[str, object]]:

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from harness.engines.base import Engine, StepResult, optimizer_groups, set_learning_rate
+from harness.engines.base import Engine, EvalModule, StepResult, optimizer_groups, set_learning_rate
 from harness.engines.torch_engine import make_optimizer
 from models.system import Batch, ParamGroup
 from results.errors import RunError
@@ -56,20 +56,6 @@ class _Root(nn.Module):
         return function(self.model, *arguments)
 
 
-class _EvalModule(nn.Module):
-    """What a system evaluates: each forward is one root forward of the engine, on all ranks together."""
-
-    def __init__(self, engine: Any, autocast: Callable[[], contextlib.AbstractContextManager[Any]]) -> None:
-        super().__init__()
-        self._call = [engine]  # in a list: the engine is not a submodule
-        self._autocast = autocast
-
-    def forward(self, *arguments: Any) -> Any:
-        with self._autocast():
-            out = self._call[0](lambda model, *rest: model(*rest), *arguments)
-        return out.float() if isinstance(out, Tensor) and out.is_floating_point() else out
-
-
 class DeepSpeedEngine(Engine):
     """One DeepSpeed engine; learning rates are set from our schedule before each update."""
 
@@ -91,13 +77,6 @@ class DeepSpeedEngine(Engine):
         self._engine, self._optimizer, _, _ = self._deepspeed.initialize(
             model=root, optimizer=optimizer, config=config, dist_init_required=False
         )
-
-    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
-        """Under bf16 the parameters are bf16 and batches arrive in fp32: autocast brings them together, operation by operation,
-        and keeps reductions such as a loss in fp32."""
-        if self.precision == "bf16":
-            return torch.autocast(self.group.device.type, dtype=torch.bfloat16)
-        return contextlib.nullcontext()
 
     def _ds_config(self) -> dict[str, Any]:
         bucket = self.config.bucket_elements
@@ -145,7 +124,7 @@ class DeepSpeedEngine(Engine):
         set_learning_rate(self._optimizer.param_groups, lr)
         total = 0.0
         for batch in batches:
-            with self._autocast():
+            with self.autocast():
                 loss = self._engine(self._loss, batch)
             self._engine.backward(loss)
             self._engine.step()  # DeepSpeed updates on the last micro-batch of the step
@@ -155,7 +134,12 @@ class DeepSpeedEngine(Engine):
 
     def eval_module(self) -> nn.Module:
         self._engine.eval()
-        return _EvalModule(self._engine, self._autocast).eval()
+        engine = self._engine  # a closure: were the engine an attribute, it would become a submodule
+
+        def call(*arguments: Any) -> Any:
+            return engine(lambda model, *rest: model(*rest), *arguments)
+
+        return EvalModule(call, self.autocast).eval()
 
     def train_mode(self) -> None:
         self._engine.train()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from harness.engines.base import Engine, StepResult, optimizer_groups, set_learning_rate
+from harness.engines.base import Engine, EvalModule, StepResult, optimizer_groups, set_learning_rate
 from models.system import Batch, ParamGroup
 
 
@@ -40,16 +39,11 @@ class TorchEngine(Engine):
     def num_params(self) -> int:
         return sum(parameter.numel() * (2 if parameter.is_complex() else 1) for parameter in self._module.parameters())
 
-    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
-        if self.precision == "bf16":
-            return torch.autocast(self.group.device.type, dtype=torch.bfloat16)
-        return contextlib.nullcontext()
-
     def step(self, batches: Sequence[Batch], lr: float) -> StepResult:
         set_learning_rate(self._optimizer.param_groups, lr)
         total = 0.0
         for batch in batches:
-            with self._autocast():
+            with self.autocast():
                 loss = self._loss(self._module, batch) / len(batches)
             loss.backward()
             total += loss.item()
@@ -61,7 +55,7 @@ class TorchEngine(Engine):
         return StepResult(total, norm)
 
     def eval_module(self) -> nn.Module:
-        return self._module.eval()
+        return EvalModule(self._module.eval(), self.autocast).eval() if self.precision == "bf16" else self._module.eval()
 
     def save(self, folder: Path) -> None:
         torch.save(

@@ -16,7 +16,7 @@ from harness.provenance import cpu_model, memory_gib
 from launchers.ranks import free_port, rank_environment
 from launchers.request import RunRequest
 from results.errors import PlanError
-from results.store import locked, read_json_or, sha256_text, write_json
+from results.store import locked, make_folder, read_json_or, sha256_text, write_json
 
 #: Device memory in GiB and dense peak FLOP/s (vendor data sheets) that plans for GPUs are held against.
 GPU_TYPES: dict[str, dict[str, float]] = {
@@ -86,12 +86,7 @@ def _stored(name: str, kind: str, ranks: int, measure: bool) -> dict[str, float]
     found: dict[str, float] | None = read_json_or(path, None)
     if found is not None or not measure:
         return found or {}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise PlanError(
-            f"the machine's profile cannot be stored: {error.strerror}", where=str(path.parent), next_step="TENFOLD_CACHE=FOLDER"
-        ) from error
+    make_folder(path.parent, what="the folder of the machine's profile", next_step="TENFOLD_CACHE=FOLDER")
     with locked(path.with_suffix(".lock"), what="the machine's profile"):
         found = read_json_or(path, None)
         if found is None:

@@ -11,7 +11,6 @@ transformers with equal tokens, width, depth and perceptron, whose attention is 
 from __future__ import annotations
 
 import argparse
-import itertools
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -22,7 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.dlwp.backbones import build
-from models.dlwp.config import FNO2D, TFNO2D, FourCastNet, model_preset
+from models.dlwp.config import FourCastNet, model_preset
+from tests.peers import neuraloperator_peer
 
 CASES = {
     "small": [("fno2d", size) for size in ("5k", "20k", "50k", "200k")]
@@ -32,28 +32,6 @@ CASES = {
 }
 RESOLUTION = {"small": 32, "paper": 64}
 BATCH = 4
-
-
-def neuraloperator_peer(model: FNO2D) -> nn.Module:
-    """The same operator in neuraloperator."""
-    from neuralop.models import FNO
-
-    factorised = {"factorization": "Tucker", "rank": 0.5} if isinstance(model, TFNO2D) else {}
-    peer = FNO(
-        (model.modes_height, model.modes_width),
-        model.context,
-        1,
-        model.width,
-        model.layers,
-        lifting_channel_ratio=model.lifting / model.width,
-        projection_channel_ratio=model.projection / model.width,
-        positional_embedding=None,
-        use_channel_mlp=False,
-        **factorised,
-    )
-    calls = itertools.count()
-    peer.fno_blocks.non_linearity = lambda x: x if next(calls) % 2 else F.gelu(x)
-    return peer
 
 
 class TransformerPeer(nn.Module):

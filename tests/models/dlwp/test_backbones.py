@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 import pytest
 import torch
 from torch import nn
@@ -12,6 +10,7 @@ from models.dlwp.backbones import build
 from models.dlwp.config import CATALOGUE, FNO2D, TFNO2D, ConvLSTM, FourCastNet, UNet, model_preset
 from models.dlwp.rollout import Rollout
 from models.layers.circular import circular_conv
+from tests.peers import neuraloperator_peer
 
 VARIANTS = [variant.name for variant in CATALOGUE.variants]
 
@@ -143,32 +142,12 @@ def test_fourcastnet_patches_are_local() -> None:
     assert difference.max() == 0
 
 
-def peer_of(model: FNO2D) -> nn.Module:
-    """The same operator in neuraloperator. Its version 2.0.0 applies the activation twice where the channel perceptron is
-    left out; every second call inside the blocks is made the identity."""
-    fno = pytest.importorskip("neuralop.models").FNO
-    peer = fno(
-        (model.modes_height, model.modes_width),
-        model.context,
-        1,
-        model.width,
-        model.layers,
-        lifting_channel_ratio=model.lifting / model.width,
-        projection_channel_ratio=model.projection / model.width,
-        positional_embedding=None,
-        use_channel_mlp=False,
-    )
-    calls = itertools.count()
-    peer.fno_blocks.non_linearity = lambda x: x if next(calls) % 2 else torch.nn.functional.gelu(x)
-    return peer
-
-
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("size", [(16, 16), (14, 19)])
 def test_fno2d_computes_what_neuraloperator_computes(size: tuple[int, int]) -> None:
     torch.manual_seed(0)
     model = FNO2D(width=6, layers=3, modes_height=8, modes_width=6, lifting=12, projection=18, context=4)
-    ours, peer = build(model), peer_of(model)
+    ours, peer = build(model), neuraloperator_peer(model)
     assert sum(p.numel() * (2 if p.is_complex() else 1) for p in peer.parameters()) == sum(p.numel() for p in ours.parameters())
     with torch.no_grad():
         for mine, theirs in ((ours.lift, peer.lifting), (ours.project, peer.projection)):
