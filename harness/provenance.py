@@ -15,6 +15,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from harness.cores import cpu_quota, physical_cores
+
 PACKAGES = (
     "torch", "deepspeed", "numpy", "scipy", "xarray", "zarr", "hydra-core", "omegaconf", "submitit", "mpi4py", "wandb",
     "faiss-cpu", "transformers", "matplotlib",
@@ -80,6 +82,8 @@ def environment() -> dict[str, Any]:
         "cpu": cpu_model(),
         "cores": os.cpu_count(),
         "affinity": sorted(os.sched_getaffinity(0)),
+        "physical_cores": physical_cores(),
+        "cpu_quota": cpu_quota(),
         "memory_gib": round(memory_gib(), 2),
         "kernel": platform.release(),
         "python": platform.python_version(),
@@ -96,6 +100,22 @@ def environment() -> dict[str, Any]:
             found["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     except ImportError:
         pass
+    return found
+
+
+def place(device: Any) -> dict[str, Any]:
+    """Where a rank computes, for its own file: the processor or GPU by name, and what tells whether ranks share cores or GPUs.
+
+    Args:
+        device: the rank's torch device.
+    """
+    found: dict[str, Any] = {"machine": cpu_model(), "physical_cores": physical_cores(), "cpu_quota": cpu_quota()}
+    if device.type == "cuda":
+        import torch
+
+        facts = torch.cuda.get_device_properties(device)
+        # An index says little: every task of a job may see its own GPU as the first.
+        found |= {"machine": facts.name, "device_uuid": str(getattr(facts, "uuid", "")) or None}
     return found
 
 

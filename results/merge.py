@@ -11,6 +11,7 @@ import yaml
 
 from results.errors import ResultError
 from results.failures import NEXT_STEP, Failure, FailureClass
+from results.layout import layout_of
 from results.metrics import COMMON
 from results.record import Metric, Record, Status
 from results.runfolder import Attempt, RunFolder
@@ -65,8 +66,11 @@ def build_record(folder: RunFolder) -> Record:
         ).as_dict()
     plan = read_json_or(folder.plan_file, {})
     rows = [_attempt_row(attempt) for attempt in attempts]
-    requested = (config["engine"]["name"], config["ranks"])
-    same_layout = all((row["engine"], row["ranks"]) == requested for row in rows if "engine" in row)
+    micro_batch = (config.get("train") or {}).get("micro_batch")
+    requested = (config["engine"]["name"], config["ranks"], micro_batch)
+    same_layout = all(
+        (row["engine"], row["ranks"], row.get("micro_batch", micro_batch)) == requested for row in rows if "engine" in row
+    )
     known_company = all(
         (attempt.path / "launch.json").exists() for attempt in attempts if (attempt.path / "attempt.json").exists()
     )
@@ -97,6 +101,7 @@ def build_record(folder: RunFolder) -> Record:
         wandb=read_json_or(folder.path / "wandb.json", {}),
     )
     if chosen is not None:
+        record.layout = layout_of(config, chosen.read("attempt", {}), record.provenance, _ranks(chosen))
         _measure(record, attempts, chosen, (config.get("train") or {}).get("timing_warmup_steps", 0))
     return record
 
@@ -200,7 +205,7 @@ def _measure(record: Record, attempts: list[Attempt], chosen: Attempt, warmup: i
     if loop_s > 0:
         put("data_wait_share", record.phases_s["data_wait"] / loop_s)
         known = all(rank.get("communicate_known", True) for rank in ranks)
-        share = record.phases_s["communicate"] / loop_s
+        share = max(_communicate_share(rank["phases_s"]) for rank in ranks)
         put("communicate_share", share if known else None, "NCCL only enqueues: not measured in timed steps")
     energy = first.get("energy_j")
     if energy is not None and record.shared_with:
@@ -208,6 +213,13 @@ def _measure(record: Record, attempts: list[Attempt], chosen: Attempt, warmup: i
     else:
         put("energy_j", energy, first.get("energy_reason", "unknown"))
     record.metrics = metrics
+
+
+def _communicate_share(phases_s: Mapping[str, float]) -> float:
+    """Time in collectives over the time of the training loop, of one rank: the rank that waits longest is not the busiest one,
+    so the largest share is not a ratio of largest times."""
+    loop_s = sum(phases_s.get(name, 0.0) for name in ("train", "communicate", "data_wait"))
+    return phases_s.get("communicate", 0.0) / loop_s if loop_s > 0 else 0.0
 
 
 def _times_of_lines(attempts: list[Attempt], warmup: int) -> list[dict[str, float]]:
