@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,12 +25,16 @@ INDEX_SCHEMA = 1
 class StageConfig:
     """Points that may run at the same time.
 
-    Each entry of ``points`` is a list of overrides in Hydra's sweep grammar and stands for its Cartesian product.
+    Each entry of ``points`` is a list of overrides in Hydra's sweep grammar and stands for its Cartesian product; words on the
+    command line win over them. Those of ``pinned`` win over the command line: a reference that has one rank whatever it says.
     """
 
     name: str = "main"
     exclusive: bool = False  # one run at a time, nothing else on the machine
+    paired: bool = False  # the arms of one repeat run one after another in a shuffled order, so that drift meets all of them
+    batch_per_rank: bool = False  # train.global_batch is the batch of one rank, and grows with the ranks (weak scaling)
     points: list[list[str]] = field(default_factory=list)
+    pinned: list[list[str]] = field(default_factory=list)
 
 
 @dataclass
@@ -52,12 +57,15 @@ class StudyPoint:
     exclusive: bool
     overrides: tuple[str, ...]
     experiment: Experiment
+    paired: bool = False
 
     @property
     def arm(self) -> str:
         """Short label: what distinguishes the point besides its seed."""
         config = self.experiment.config
         label = f"{config.variant} {config.size}"
+        if self.paired:
+            return f"{label} {config.engine.name} x {config.ranks}"
         return f"{label} {config.engine.name}" if config.engine.name != "torch" or self.exclusive else label
 
 
@@ -145,7 +153,7 @@ def load_study(name: str, config_dir: Path | None = None) -> StudyConfig:
     except OmegaConfBaseException as error:
         raise ConfigError(f"not a valid study: {str(error).splitlines()[0]}", where=str(path)) from error
     config.name = config.name or name
-    if not config.stages or not any(stage.points for stage in config.stages):
+    if not config.stages or not any(stage.points or stage.pinned for stage in config.stages):
         raise ConfigError("the study has no points", where=f"{path}: stages")
     return config
 
@@ -172,16 +180,42 @@ def adhoc_study(overrides: Sequence[str], *, config_dir: Path | None = None) -> 
 
 
 def _expand(config: StudyConfig, overrides: Sequence[str], command: str, config_dir: Path | None) -> Study:
-    points: dict[tuple[str, str], StudyPoint] = {}
+    points: list[StudyPoint] = []
     with Composer(config_dir) as composer:
         for stage in config.stages:
-            for words in stage.points:
-                for chosen in expand([*config.common, *words, *overrides]):
+            found: dict[str, StudyPoint] = {}
+            wanted = [[*config.common, *words, *overrides] for words in stage.points]
+            wanted += [[*config.common, *overrides, *words] for words in stage.pinned]
+            for words in wanted:
+                for chosen in expand(_last_words(words)):
                     experiment = composer.compose(chosen)
-                    points.setdefault(
-                        (stage.name, experiment.name), StudyPoint(stage.name, stage.exclusive, tuple(chosen), experiment)
-                    )
-    systems = {point.experiment.config.system for point in points.values()}
+                    if stage.batch_per_rank and experiment.config.ranks > 1:
+                        train, ranks = experiment.config.train, experiment.config.ranks
+                        chosen = _last_words([*chosen, f"train.global_batch={train.global_batch * ranks}"])
+                        experiment = composer.compose(chosen)
+                    point = StudyPoint(stage.name, stage.exclusive, tuple(chosen), experiment, stage.paired)
+                    found.setdefault(experiment.name, point)
+            points += _interleaved(list(found.values())) if stage.paired else found.values()
+    systems = {point.experiment.config.system for point in points}
     if len(systems) > 1:
         raise ConfigError(f"a study holds one system; this one names {', '.join(sorted(systems))}", where=f"study {config.name}")
-    return Study(config, list(points.values()), command.strip())
+    return Study(config, points, command.strip())
+
+
+def _last_words(words: Sequence[str]) -> list[str]:
+    """Without those that a later word about the same key overrides anyway, so that no point is composed to be thrown away."""
+    last = {word.partition("=")[0]: place for place, word in enumerate(words)}
+    return [word for place, word in enumerate(words) if last[word.partition("=")[0]] == place]
+
+
+def _interleaved(points: Sequence[StudyPoint]) -> list[StudyPoint]:
+    """By repeat and seed; within one, all arms in an order of its own, the same whenever the same points are expanded."""
+    blocks: dict[tuple[int, int], list[StudyPoint]] = {}
+    for point in points:
+        config = point.experiment.config
+        blocks.setdefault((config.repeat, config.seed), []).append(point)
+    ordered = []
+    for (repeat, seed), block in sorted(blocks.items()):
+        random.Random(f"{repeat} {seed}").shuffle(block)
+        ordered += block
+    return ordered

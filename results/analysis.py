@@ -18,6 +18,7 @@ from results.pareto import front
 from results.record import Status
 from results.rows import Row, value
 from results.runfolder import RunFolder
+from results.scaling import scaling
 from results.series import read_run_steps
 
 SCHEMA = 1
@@ -36,14 +37,15 @@ def analyse(
     """Analyse a study.
 
     Args:
-        index: its index; the section ``analysis`` says what is wanted (``fits, fronts, no_skill, equality``, each optional).
+        index: its index; the section ``analysis`` says what is wanted (``fits, fronts, no_skill, equality, scaling``,
+            each optional).
         rows: its rows, with ``stage``.
         runs_root: where the run folders are: loss curves and environments are read there.
         claims: verdicts as :func:`results.claims.judge` gives them.
         published: rows of :func:`results.published.load_published`.
 
     Returns:
-        ``schema, study, counts, data, span, claims, fits, fronts, equality, failures, hardware, planner, published``.
+        ``schema, study, counts, data, span, claims, fits, fronts, equality, scaling, failures, hardware, planner, published``.
     """
     wanted = index.get("analysis") or {}
     completed = [row for row in rows if row["status"] == Status.COMPLETED]
@@ -57,6 +59,7 @@ def analyse(
         "fits": [curve for fit in wanted.get("fits", ()) for curve in _fits(fit, completed, index)],
         "fronts": [_front(entry, completed, index) for entry in wanted.get("fronts", ())],
         "equality": _equality(wanted["equality"], rows, runs_root) if wanted.get("equality") else None,
+        "scaling": scaling(rows, wanted["scaling"], runs_root) if wanted.get("scaling") else None,
         "failures": failures(rows),
         "hardware": hardware(rows, runs_root),
         "planner": planner(completed, runs_root),
@@ -157,9 +160,12 @@ def _direction(metric: str, index: Mapping[str, Any]) -> str:
 
 
 def _equality(wanted: Mapping[str, Any], rows: Sequence[Row], runs_root: Path) -> dict[str, Any]:
-    """Every engine's loss curve against the reference's; a run that did not complete has no verdict."""
+    """Every engine's loss curve against the reference's; a run that did not complete has no verdict. A study that repeats its
+    arms may name the one ``repeat`` that is shown."""
     tolerance = float(wanted.get("tolerance", 1e-4))
-    members = [row for row in rows if row.get("stage") == wanted["stage"]]
+    members = [
+        row for row in rows if row.get("stage") == wanted["stage"] and row["repeat"] == wanted.get("repeat", row["repeat"])
+    ]
     curves = {
         row["run"]: read_run_steps(RunFolder(runs_root / row["run"]))["loss"]
         for row in members
