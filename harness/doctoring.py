@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from launchers.ranks import free_port, rank_environment
+from launchers.environment import free_port, rank_environment
 from launchers.request import RunRequest
 
 

@@ -22,6 +22,7 @@ from results.runfolder import RunFolder
 from results.store import make_folder, read_json_or, write_json, write_text
 
 if TYPE_CHECKING:
+    from launchers.layout import Layout
     from models.system import Point, System
 
 
@@ -99,6 +100,22 @@ class Experiment:
         if not isinstance(node, DictConfig):
             raise ConfigError("the top level is not a mapping", where=str(path))
         return cls.resolve(node, source=str(path))
+
+    def with_layout(self, layout: Layout) -> Experiment:
+        """The experiment as the next attempt really executes it: same global batch, other ranks or micro-batch.
+
+        Raises:
+            ConfigError: the global batch cannot be cut that way.
+        """
+        if not layout.changed:
+            return self
+        ranks = layout.ranks or self.config.ranks
+        micro = layout.micro_batch or self.config.train.micro_batch
+        if self.config.train.global_batch % (micro * ranks):
+            micro = max(self.config.train.global_batch // ranks, 1)
+        config = dataclasses.replace(self.config, ranks=ranks, train=dataclasses.replace(self.config.train, micro_batch=micro))
+        check(config, "layout.json")
+        return Experiment(config)
 
     @cached_property
     def plain(self) -> dict[str, Any]:

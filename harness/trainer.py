@@ -182,7 +182,7 @@ class _Loop:
             if self.saved_at != done:
                 self._save(done)
             raise LeaveError(
-                f"asked to leave ({self.context.leave.signal_name or 'another rank'}) after step {done}; a checkpoint was saved",
+                f"asked to leave ({self.context.leave.reason or 'another rank'}) after step {done}; a checkpoint was saved",
                 next_step=f"tenfold retry {self.context.folder.name}",
             )
 

@@ -20,16 +20,13 @@ from harness.experiment import Experiment
 from harness.group import Group, join
 from harness.leave import LeaveError, LeaveFlag
 from harness.provenance import EnergyCounter, environment, now
+from launchers.layout import Layout
+from launchers.starting import launch_log
 from results.errors import EXIT_OK, EXIT_RUN_FAILED, DivergedError, ResultError, TenfoldError
-from results.failures import Failure, FailureClass, failure_from_exception
+from results.failures import failure_from_exception
 from results.merge import write_record
 from results.runfolder import Attempt, RunFolder
 from results.store import write_bytes, write_json
-
-
-def launch_log(folder: RunFolder, rank: int) -> Path:
-    """Where the launcher sends a rank's output until the rank takes it over."""
-    return folder.path / f".launch-{rank}.txt"
 
 
 def _take_over_output(folder: RunFolder, attempt: Attempt, rank: int) -> None:
@@ -37,7 +34,7 @@ def _take_over_output(folder: RunFolder, attempt: Attempt, rank: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     target = attempt.log(rank)
-    early = launch_log(folder, rank)
+    early = launch_log(folder.path, rank)
     if early.exists():
         shutil.copyfile(early, target)
     handle = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
@@ -58,6 +55,7 @@ def _start_attempt(folder: RunFolder, experiment: Experiment) -> Attempt:
             "pid": os.getpid(),
             "engine": config.engine.name,
             "ranks": config.ranks,
+            "micro_batch": config.train.micro_batch,
             "cores": len(os.sched_getaffinity(0)),
             "threads": int(os.environ.get("OMP_NUM_THREADS", "1")),
             "launcher": config.launcher.name,
@@ -75,10 +73,11 @@ def run(path: Path) -> int:
     leave.install()
     state: dict[str, Any] = {"attempt": None, "context": None}
     try:
-        experiment = Experiment.load(path)
+        experiment = Experiment.load(path).with_layout(Layout.read(path))
         if rank == 0:
             state["attempt"] = _start_attempt(folder, experiment)
             _take_over_output(folder, state["attempt"], 0)
+            leave.stop_file = state["attempt"].stop_file
         _execute(folder, experiment, rank, leave, state)
     except BaseException as error:
         return _record_failure(folder, rank, error, state)
@@ -227,11 +226,8 @@ def _record_failure(folder: RunFolder, rank: int, error: BaseException, state: d
     host = socket.gethostname()
     step = None if context is None else context.step
     if isinstance(error, LeaveError):
-        failure = Failure(
-            kind=FailureClass.CANCELLED, reason=error.what, rank=rank, step=step, host=host, next_step=error.next_step
-        )
-    else:
-        failure = failure_from_exception(error, rank=rank, step=step, host=host, run=folder.name, trace=trace)
+        return _record_leaving(rank, error, state)
+    failure = failure_from_exception(error, rank=rank, step=step, host=host, run=folder.name, trace=trace)
     try:
         if _follows_from_another_rank(error):
             # Whoever failed first (or, if it was killed, its launcher) is about to say so: let its word be the record.
@@ -246,6 +242,21 @@ def _record_failure(folder: RunFolder, rank: int, error: BaseException, state: d
     return EXIT_RUN_FAILED
 
 
+def _record_leaving(rank: int, error: LeaveError, state: dict[str, Any]) -> int:
+    """All ranks have saved and leave with status 0, so that no launcher kills one for another; why is the launcher's to say."""
+    context = state["context"]
+    try:
+        _write_rank(context, state["energy"])
+        if rank == 0:
+            context.attempt.write(
+                "leave", {"step": context.step + 1, "reason": error.what, "host": socket.gethostname(), "at": now()}
+            )
+    except TenfoldError as second:
+        print(second, file=sys.stderr, flush=True)
+        return EXIT_RUN_FAILED
+    return EXIT_OK
+
+
 def main() -> None:
     """Entry point. ``os._exit``: a peer that died must not keep this process in a destructor."""
     status = run(Path(sys.argv[1]))
@@ -258,4 +269,4 @@ if __name__ == "__main__":
     main()
 
 
-__all__ = ["Group", "launch_log", "main", "run"]
+__all__ = ["Group", "main", "run"]

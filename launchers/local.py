@@ -1,5 +1,5 @@
-"""Runs as processes on this machine, behind a bounded queue: never more than ``max_parallel`` at once, never more cores or memory
-than there are, an exclusive run alone, one failure never stopping another run."""
+"""Runs behind a bounded queue: never more than ``max_parallel`` at once, never more cores or memory than there are, an exclusive
+run alone, one failure never stopping another run. It serves this machine, or one allocation of a scheduler."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from launchers.presence import present
-from launchers.ranks import RankProcesses
+from launchers.ranks import GRACE_S, LEAVE_GRACES, RankProcesses
 from launchers.request import RunRequest
+from launchers.starting import LocalStarter, Starter
 from results.errors import ResultError
 from results.failures import Failure, FailureClass
 from results.runfolder import RunFolder
 
 #: How long runs may take to save when their launcher has to end.
-ABANDON_S = 40.0
+ABANDON_S = LEAVE_GRACES * GRACE_S + 10.0
 
 
 class Ended(StrEnum):
@@ -51,6 +53,10 @@ class LocalQueue:
         memory_gib: to be shared by planned peaks.
         on_event: called with ("started" | "ended", request, how it ended or None).
         on_tick: called a few times a second with the running processes.
+        starter: how the ranks of a run are started.
+        facts: written into every attempt's ``launch.json``.
+        stop_because: class and reason recorded for runs that are cancelled.
+        wait_for_present: an exclusive run waits for runs of other queues on this machine; false where a scheduler sees to that.
     """
 
     max_parallel: int = 1
@@ -61,6 +67,10 @@ class LocalQueue:
     on_problem: Callable[[str], None] = lambda _: None
     leaving: Callable[[], Leaving] = lambda: Leaving.NO
     tick_s: float = 0.25
+    starter: Starter = field(default_factory=LocalStarter)
+    facts: dict[str, Any] = field(default_factory=dict)
+    stop_because: Callable[[], tuple[FailureClass, str]] = lambda: (FailureClass.CANCELLED, "cancelled from the terminal")
+    wait_for_present: bool = True
     _waited: set[str] = field(default_factory=set)
 
     def run(self, requests: Iterable[RunRequest]) -> dict[str, Ended]:
@@ -91,7 +101,7 @@ class LocalQueue:
             if choice is Leaving.CANCEL and not cancelled:
                 cancelled = True
                 for group in running:
-                    group.stop(FailureClass.CANCELLED, "cancelled from the terminal")
+                    group.stop(*self.stop_because())
             for request in self._startable(waiting, running):
                 waiting.remove(request)
                 outcome = self._start(request, running)
@@ -116,7 +126,7 @@ class LocalQueue:
             together = [*active, *chosen]
             if together and (request.exclusive or any(other.exclusive for other in together)):
                 break  # keeps the order: an exclusive run is not overtaken for ever
-            if request.exclusive and present():
+            if request.exclusive and self.wait_for_present and present():
                 self._say_waiting(request)
                 break
             if len(together) >= self.max_parallel:
@@ -150,7 +160,7 @@ class LocalQueue:
             lock.release()
             return Ended.ALREADY
         try:
-            group = RankProcesses(request, lock)
+            group = RankProcesses(request, lock, self.starter, self.facts)
         except (OSError, ResultError) as error:
             with contextlib.suppress(OSError, ResultError):  # the folder itself may be what is in the way
                 attempt = folder.claim_attempt()

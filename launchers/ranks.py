@@ -1,20 +1,18 @@
-"""The processes of one run on this machine: started with all rendezvous variables, watched, ended together."""
+"""The ranks of one run: started by a :class:`launchers.starting.Starter`, watched, ended together, their ending recorded."""
 
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
 import socket
-import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import IO
+from typing import Any
 
 from launchers.presence import announce, withdraw
 from launchers.request import RunRequest
+from launchers.starting import LocalStarter, Starter, exit_file, launch_log, program_log
 from results.errors import TenfoldError
 from results.failures import NEXT_STEP, Failure, FailureClass, classify_exit
 from results.runfolder import Attempt, RunFolder
@@ -22,54 +20,28 @@ from results.store import FileLock
 
 #: After one rank failed, the others get this long to write their own files before they are killed.
 GRACE_S = 5.0
-
-
-def free_port() -> int:
-    """A port nobody listens on now, on loopback."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def rank_environment(request: RunRequest, rank: int, port: int) -> dict[str, str]:
-    """Variables of one rank. Rendezvous variables of an enclosing job are replaced, never inherited."""
-    inherited = {
-        name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "PMI_", "OMPI_", "TORCHELASTIC_"))
-    }
-    threads = str(request.cores_per_rank)
-    root = Path(__file__).resolve().parents[1]
-    if "site-packages" not in root.parts:  # a checkout: ranks run the code that launched them
-        inherited["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), inherited.get("PYTHONPATH", "")]))
-    return {
-        **inherited,
-        "RANK": str(rank),
-        "WORLD_SIZE": str(request.ranks),
-        "LOCAL_RANK": str(rank),
-        "LOCAL_WORLD_SIZE": str(request.ranks),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "OMP_NUM_THREADS": threads,
-        "MKL_NUM_THREADS": threads,
-        "OPENBLAS_NUM_THREADS": threads,
-        "GLOO_SOCKET_IFNAME": inherited.get("GLOO_SOCKET_IFNAME", "lo"),
-        "PYTHONFAULTHANDLER": "1",
-        "PYTHONUNBUFFERED": "1",
-        **request.environment,
-    }
+#: Ranks that are asked to leave may take so many times that: to the next step boundary, and for a checkpoint.
+LEAVE_GRACES = 6
 
 
 class RankProcesses:
-    """All ranks of one run. The run's lock is held here and inherited by every rank: if this process is killed the ranks still
-    hold it, and when they end the kernel frees it.
+    """All ranks of one run. The run's lock is held here and inherited by every rank on this machine: if this process is killed
+    the ranks still hold it, and when they end the kernel frees it.
 
     Args:
         lock: held; released when the ranks have ended.
+        facts: written into every attempt's ``launch.json`` (which job of the scheduler this is, say).
+
+    Raises:
+        OSError: the ranks cannot be started.
     """
 
-    def __init__(self, request: RunRequest, lock: FileLock) -> None:
+    def __init__(
+        self, request: RunRequest, lock: FileLock, starter: Starter | None = None, facts: Mapping[str, Any] | None = None
+    ) -> None:
         self.request, self.folder = request, RunFolder(request.folder)
-        self._lock = lock
+        self.starter: Starter = starter or LocalStarter()
+        self._lock, self._facts = lock, dict(facts or {})
         self.started = time.monotonic()
         self.shared_with = 0
         self._attempt: Attempt | None = None
@@ -80,36 +52,14 @@ class RankProcesses:
         self._stopped: Failure | None = None
         before = self.folder.last_attempt()
         self._first_attempt = 0 if before is None else before.index + 1
-        port = free_port()
-        self.processes: list[subprocess.Popen[bytes]] = []
-        self._outputs: list[IO[bytes]] = []
         try:
-            for rank in range(request.ranks):
-                self._start(rank, port)
+            self._started = self.starter.start(request, [held.fileno() for held in (self._lock, self._presence) if held])
         except OSError:
-            self.kill()
-            for output in self._outputs:
-                output.close()
             withdraw(self._presence)
             raise
+        self.processes = self._started.processes
         if request.time_limit_s:
             self._deadline = self.started + request.time_limit_s
-
-    def _start(self, rank: int, port: int) -> None:
-        output = (self.folder.path / f".launch-{rank}.txt").open("wb")
-        self._outputs.append(output)
-        self.processes.append(
-            subprocess.Popen(
-                # -P: files in the user's working directory must not shadow packages
-                [sys.executable, "-P", "-m", self.request.module, str(self.folder.path)],
-                env=rank_environment(self.request, rank, port),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                pass_fds=[lock.fileno() for lock in (self._lock, self._presence) if lock is not None],
-                start_new_session=True,  # Ctrl-C in the terminal reaches the launcher alone
-            )
-        )
 
     def attempt(self) -> Attempt | None:
         """The attempt these processes have claimed, once they have."""
@@ -125,28 +75,32 @@ class RankProcesses:
         attempt = self.attempt()
         if attempt is not None and (more or not (attempt.path / "launch.json").exists()):
             with contextlib.suppress(TenfoldError):
-                attempt.write("launch", {"shared_with": self.shared_with})
+                attempt.write("launch", {**self._facts, "shared_with": self.shared_with})
 
     def poll(self) -> bool:
         """Look after the ranks; True once all have ended and the ending is recorded."""
-        codes = [process.poll() for process in self.processes]
+        codes = self._started.codes()
         now = time.monotonic()
-        if self._failed_rank is None:
-            failed = [rank for rank, code in enumerate(codes) if code not in (None, 0)]
-            if failed:
-                self._failed_rank = self._blame(failed, codes)
-                self._kill_at = now + GRACE_S
-                if (codes[self._failed_rank] or 0) < 0:
-                    self._speak_for(self._failed_rank, codes[self._failed_rank] or 0)
+        if self._kill_at is None:
+            self._notice_failure(codes, now)
         if self._deadline is not None and now > self._deadline and None in codes:
             self.stop(FailureClass.TIMEOUT, f"the limit of {self.request.time_limit_s:g} s was reached")
             self._deadline = None
         if self._kill_at is not None and now > self._kill_at:
             self.kill()
-        if None in codes:
+        if not self._started.ended:
             return False
-        self._finish([code for code in codes if code is not None])
+        self._finish([code for code in self._started.codes() if code is not None])
         return True
+
+    def _notice_failure(self, codes: list[int | None], now: float) -> None:
+        """One rank has failed: the others cannot go on, and get a little time to say what they know."""
+        failed = [rank for rank, code in enumerate(codes) if code not in (None, 0)]
+        if failed:
+            self._failed_rank = self._blame(failed, codes)
+            self._kill_at = now + GRACE_S
+            if (codes[self._failed_rank] or 0) < 0:
+                self._speak_for(self._failed_rank, codes[self._failed_rank] or 0)
 
     def _blame(self, failed: list[int], codes: list[int | None]) -> int:
         """Of the ranks that ended badly, the one at fault: one killed by a signal did not follow another's failure."""
@@ -164,23 +118,25 @@ class RankProcesses:
         )
         attempt = self.attempt()
         if attempt is not None:
-            attempt.fail(self._stopped)
-        for process in self.processes:
-            with contextlib.suppress(ProcessLookupError):
-                process.send_signal(signal.SIGTERM)
-        self._kill_at = time.monotonic() + 6 * GRACE_S
+            with contextlib.suppress(TenfoldError):
+                attempt.ask_to_leave(reason)
+                attempt.fail(self._stopped)
+        self._started.ask_to_leave()
+        self._kill_at = time.monotonic() + LEAVE_GRACES * GRACE_S
+
+    def explain(self, kind: FailureClass, reason: str) -> None:
+        """Somebody else has asked the ranks to leave (the scheduler, say) and this is why; they get their time."""
+        self._stopped = Failure(
+            kind=kind, reason=reason, host=socket.gethostname(), next_step=NEXT_STEP[kind].format(run=self.folder.name)
+        )
+        self._kill_at = time.monotonic() + LEAVE_GRACES * GRACE_S
 
     def kill(self) -> None:
         """End the ranks at once."""
-        for process in self.processes:
-            if process.poll() is None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+        self._started.kill()
 
     def _finish(self, codes: list[int]) -> None:
-        for output in self._outputs:
-            output.close()
+        self._started.close()
         try:
             self._record(codes)
         except (TenfoldError, OSError) as error:  # a full disk, say: other runs must not suffer for it
@@ -195,23 +151,35 @@ class RankProcesses:
         from results.merge import write_record
 
         attempt = self.attempt()
-        bad = any(code != 0 for code in codes)
         if attempt is None:  # not even rank 0 got that far
             attempt = self._attempt = self.folder.claim_attempt()
         attempt.write(
             "launch",
             {
+                **self._facts,
                 "exit_codes": codes,
                 "elapsed_s": time.monotonic() - self.started,
                 "ended": datetime.now(UTC).isoformat(timespec="seconds"),
                 "shared_with": self.shared_with,
             },
         )
-        completed = attempt.completed
-        if bad and not completed:
-            rank = self._failed_rank or 0
+        if not attempt.completed:
+            self._speak_at_the_end(attempt, codes)
+        write_record(self.folder)
+        self._sweep_up(attempt)
+
+    def _speak_at_the_end(self, attempt: Attempt, codes: list[int]) -> None:
+        """Record why a run that has ended did not complete, unless somebody has."""
+        left = attempt.read("leave")
+        if self._stopped is not None:
+            self._stopped.step = None if left is None else left.get("step")
+            attempt.fail(self._stopped)
+        elif left is not None:
+            attempt.fail(left_failure(left, self.folder.name))
+        elif any(code != 0 for code in codes):
+            rank = self._failed_rank if self._failed_rank is not None else self._blame_at_the_end(codes)
             self._speak_for(rank, codes[rank])
-        elif not completed:
+        else:
             attempt.fail(
                 Failure(
                     kind=FailureClass.CRASH,
@@ -219,9 +187,9 @@ class RankProcesses:
                     next_step=NEXT_STEP[FailureClass.CRASH].format(run=self.folder.name),
                 )
             )
-        write_record(self.folder)
-        for rank in range(self.request.ranks):
-            (self.folder.path / f".launch-{rank}.txt").unlink(missing_ok=True)
+
+    def _blame_at_the_end(self, codes: list[int]) -> int:
+        return self._blame([rank for rank, code in enumerate(codes) if code != 0], list(codes))
 
     def _speak_for(self, rank: int, code: int) -> None:
         """Record the failure of a rank that cannot do so itself; a failure recorded earlier stays."""
@@ -232,7 +200,7 @@ class RankProcesses:
             attempt.fail(self._stopped)
             return
         tail = self._tail(attempt, rank)
-        kind, reason = classify_exit(code, tail)
+        kind, reason = self.starter.explain(self._program_output()) or classify_exit(code, tail)
         attempt.fail(
             Failure(
                 kind=kind,
@@ -245,11 +213,40 @@ class RankProcesses:
             )
         )
 
+    def _program_output(self) -> str:
+        path = program_log(self.folder.path)
+        return path.read_bytes()[-20_000:].decode(errors="replace") if path.exists() else ""
+
     def _tail(self, attempt: Attempt, rank: int) -> str:
-        for path in (attempt.log(rank), self.folder.path / f".launch-{rank}.txt"):
+        for path in (attempt.log(rank), launch_log(self.folder.path, rank), program_log(self.folder.path)):
             if path.exists() and path.stat().st_size:
                 return path.read_bytes()[-4000:].decode(errors="replace")
         return ""
+
+    def _sweep_up(self, attempt: Attempt) -> None:
+        """Early output of ranks is in their logs by now; what a program had to say is kept beside them."""
+        for rank in range(self.request.ranks):
+            early = launch_log(self.folder.path, rank)
+            if early.exists() and not attempt.log(rank).exists():
+                early.replace(attempt.log(rank))
+            early.unlink(missing_ok=True)
+            exit_file(self.folder.path, rank).unlink(missing_ok=True)
+        said = program_log(self.folder.path)
+        if said.exists():
+            if said.stat().st_size:
+                said.replace(attempt.path / f"log-{self.starter.name}.txt")
+            said.unlink(missing_ok=True)
+
+
+def left_failure(left: Mapping[str, Any], run: str) -> Failure:
+    """The failure of ranks that were asked to leave by nobody who left a word: a signal from outside."""
+    return Failure(
+        kind=FailureClass.CANCELLED,
+        reason=str(left.get("reason", "asked to leave")),
+        step=left.get("step"),
+        host=str(left.get("host", "")),
+        next_step=NEXT_STEP[FailureClass.CANCELLED].format(run=run),
+    )
 
 
 def _last_step(attempt: Attempt) -> int | None:

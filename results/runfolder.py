@@ -13,6 +13,9 @@
         progress.json        where it stands, for live displays
         steps/<rank>.jsonl   one line a step
         ranks/<rank>.json    the rank's own measurements
+        launch.json          what only the launcher knows: exit codes, company on the machine, the scheduler's job
+        stop.json            somebody asks the ranks to save and leave, and why
+        leave.json           the ranks have left after a step, with a checkpoint
         failure.json         written once, by the first that failed
         outcome.json         rank 0's last word: completed, with the system's metrics
       checkpoints/  artifacts/  series.zarr/  record.json
@@ -71,6 +74,15 @@ class Attempt:
     def fail(self, failure: Failure) -> bool:
         """Record a failure; the first one stays. True if this call was the first."""
         return create_json(self.path / "failure.json", failure.as_dict())
+
+    @property
+    def stop_file(self) -> Path:
+        """Its presence asks the ranks to save and leave; they look about once a second."""
+        return self.path / "stop.json"
+
+    def ask_to_leave(self, reason: str) -> None:
+        """Ask the ranks to save a checkpoint and leave, from any process that can write here."""
+        create_json(self.stop_file, {"reason": reason})
 
     @property
     def completed(self) -> bool:

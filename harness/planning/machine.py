@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 
 from harness.provenance import cpu_model, memory_gib
-from launchers.ranks import free_port, rank_environment
+from launchers.environment import free_port, rank_environment
 from launchers.request import RunRequest
 from results.errors import PlanError
 from results.store import locked, make_folder, read_json_or, sha256_text, write_json

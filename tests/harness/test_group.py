@@ -13,7 +13,7 @@ import pytest
 
 from harness.compose import Composer
 from harness.group import VARIABLES, join
-from launchers.ranks import free_port, rank_environment
+from launchers.environment import free_port, rank_environment
 from launchers.request import RunRequest
 from results.errors import RunError
 from results.runfolder import RunFolder

@@ -17,9 +17,11 @@ import pytest
 import yaml
 
 from launchers import ranks as ranks_module
+from launchers import starting as starting_module
+from launchers.environment import rank_environment
 from launchers.local import Ended, Leaving, LocalQueue
 from launchers.presence import announce, present, withdraw
-from launchers.ranks import RankProcesses, rank_environment
+from launchers.ranks import RankProcesses
 from launchers.request import RunRequest
 from results.runfolder import RunFolder
 from results.store import read_json, write_json, write_text
@@ -325,7 +327,7 @@ def test_ranks_that_cannot_be_started_leave_no_process_and_no_lock(ask: Ask, mon
         started.append(real(*arguments, **keywords))
         return started[0]
 
-    monkeypatch.setattr(ranks_module.subprocess, "Popen", second_fails)
+    monkeypatch.setattr(starting_module.subprocess, "Popen", second_fails)
     lock = RunFolder(request.folder).lock()
     assert lock.acquire()
     with pytest.raises(OSError, match="temporarily"):
