@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.projecting import project
 from models import registry
+from results import scaling_tables
 from results.claims import judge
 from results.rows import collect_rows, load_samples
 from results.runfolder import RunFolder
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 TABLES = {"text": "table.txt", "md": "table.md", "csv": "table.csv", "json": "table.json", "tex": "table.tex"}
+SCALING_TABLES = {kind: name.replace("table", "scaling") for kind, name in TABLES.items()}
 
 
 def rows_with_samples(rows: Sequence[Row], runs: Path) -> list[Row]:
@@ -57,6 +59,9 @@ def write_outputs(index: Mapping[str, Any], runs: Path, folder: Path) -> dict[st
     for kind, name in TABLES.items():
         write_text(folder / name, render(rows, kind, index=index) + "\n")
     write_text(folder / "summary.md", render(rows, "md", summary=True, index=index) + "\n")
+    if analysis["scaling"]:
+        for kind, name in SCALING_TABLES.items():
+            write_text(folder / name, scaling_tables.render(analysis["scaling"], kind) + "\n")
     write_text(folder / "claims.json", dumps(claims) + "\n")
     write_text(folder / "analysis.json", dumps(analysis) + "\n")
     completed = [row for row in rows if row["status"] == "completed"]
@@ -65,7 +70,8 @@ def write_outputs(index: Mapping[str, Any], runs: Path, folder: Path) -> dict[st
         write_dataset(collect_dataset(completed, runs, specs=specs), folder / "results.zarr")
     # The report shows what a reader of analysis.json would: it is made from the same plain text.
     report = write_report(index, rows, json.loads(dumps(analysis)), runs, folder)
-    return {"report": str(report), "folder": str(folder), "claims": claims}
+    found = {"report": str(report), "folder": str(folder), "claims": claims}
+    return {**found, "scaling": analysis["scaling"]} if analysis["scaling"] else found
 
 
 def finish_study(study: Study, display: Display) -> dict[str, Any]:

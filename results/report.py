@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from results import plots, plots_cost, report_text, tables
+from results import plots, plots_cost, plots_scaling, report_text, tables
 from results import report_view as view
 from results.analysis import NO_SKILL_ABOVE, main_rows
 from results.errors import ResultError
@@ -23,6 +23,9 @@ from results.rows import Row, value
 from results.runfolder import RunFolder
 from results.store import write_text
 from results.svg import DARK, LIGHT
+
+#: Figures that the template asks for by name.
+_PLACES = ("fit", "engines", "speed-up", "efficiency", "training", "planned", "published")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +88,7 @@ def render(
         "cards": [view.card(claim) for claim in analysis["claims"]],
         "no_skill": f"{rule.get('above', NO_SKILL_ABOVE):.0%}",
         "reference": tables.heading(rule["reference"], index) if rule else "the reference",
-        "figures": {name: marked.get(name) for name in (*marked, "fit", "engines", "training", "planned", "published")},
+        "figures": {name: marked.get(name) for name in (*marked, *_PLACES)},
         "front_names": [name for name in drawn if name.startswith("front-")],
         "beside": max((entry["runs_beside_others"] for entry in analysis["fronts"]), default=0),
         "colours": {name: f"s{place % 8}" for place, name in enumerate(index.get("variants", {}))},
@@ -93,6 +96,7 @@ def render(
         "statuses": sorted({row["status"] for row in rows}),
         "table": view.table_of_runs(index, rows),
         "equality": view.equality_table(analysis["equality"]),
+        "scaling": view.scaling_table(analysis.get("scaling")),
         "pictures": chosen,
         "failures": analysis["failures"],
         "planner": view.planner_table(analysis["planner"]),
@@ -133,6 +137,12 @@ def figures(index: Mapping[str, Any], rows: Sequence[Row], analysis: Mapping[str
                 "Step time and peak memory of each engine and number of ranks.",
             )
         )
+    if analysis.get("scaling"):
+        what = "throughput" if analysis["scaling"]["mode"] == "weak" else "the step"
+        caption = f"Speed-up of {what} over the smallest number of ranks; whiskers are 95 % intervals over repeats."
+        made.append(("speed-up", plots_scaling.speed_ups(analysis["scaling"], index), caption))
+        caption = "Speed-up over the ratio of rank counts; hollow where ranks share cores."
+        made.append(("efficiency", plots_scaling.efficiencies(analysis["scaling"], index), caption))
     made.append(("planned", plots_cost.planned_against_measured(analysis["planner"], index), "Peak memory, a point per run."))
     metric = index["primary_metric"]
     made.append(

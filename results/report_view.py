@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from results import plots, report_text, tables
+from results import plots, report_text, scaling_tables, tables
 from results.analysis import main_rows
 from results.record import Status
 from results.rows import Row, value
@@ -156,6 +156,22 @@ def equality_table(equality: Mapping[str, Any] | None) -> dict[str, Any] | None:
     return {**equality, "tolerance": f"{equality['tolerance']:.0e}", "arms": arms}
 
 
+def scaling_table(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The scaling section: head and cells of its table, and its sentences; None where the study asks for none."""
+    if not found:
+        return None
+    columns = scaling_tables.columns(found)
+    return {
+        "mode": found["mode"],
+        "fixed": "the batch of one rank" if found["mode"] == "weak" else "the global batch",
+        "head": [(column.heading, column.right) for column in columns],
+        "rows": [
+            [(column.text(column.get(line)), column.right) for column in columns] for line in scaling_tables.lines_of(found)
+        ],
+        "sentences": scaling_tables.sentences(found),
+    }
+
+
 def planner_table(planner: Mapping[str, Any]) -> list[dict[str, str]]:
     """Lines of the table planned / measured."""
     titles = {"peak": "peak memory", "above_base": "memory above the base, where it exceeds 256 MiB", "step": "step time"}
@@ -213,6 +229,7 @@ def sections(context: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("accuracy", "Accuracy", True),
         ("cost", "Cost", True),
         ("runs", "All runs", True),
+        ("scaling", "Scaling", context["scaling"]),
         ("engines", "Engines", context["equality"]),
         ("pictures", "Predictions", context["pictures"]),
         ("training", "Training", context["figures"].get("training")),

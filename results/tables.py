@@ -63,7 +63,11 @@ def render(
     if fmt == "json":
         return dumps(groups if summary else list(rows))
     columns = _summary_columns(groups, metrics, index) if summary else row_columns(rows, metrics, index)
-    lines: Sequence[Row] = groups if summary else rows
+    return lay_out(columns, groups if summary else rows, fmt)
+
+
+def lay_out(columns: Sequence[Column], lines: Sequence[Row], fmt: str) -> str:
+    """Any table of columns over lines as ``text``, ``md``, ``csv`` or ``tex``, without a final newline."""
     if fmt == "csv":
         return _csv(columns, lines).rstrip("\n")
     cells = [[column.text(column.get(line)) for column in columns] for line in lines]

@@ -86,6 +86,10 @@ def _print_result(study: Any, result: Any, outputs: dict[str, Any]) -> None:
     for claim in outputs["claims"]:
         interval = "" if claim["effect"] is None else f"  {claim['effect']:.3f} [{claim['low']:.3f}, {claim['high']:.3f}]"
         print(f"{claim['verdict']:<12} {claim['claim']}{interval}")
+    if "scaling" in outputs:
+        from results.scaling_tables import render as scaling_table
+
+        print(scaling_table(outputs["scaling"]))
     if result.failed:
         print("\nsome runs did not complete: tenfold status status=failed, then: tenfold retry")
     if result.left:
