@@ -28,6 +28,7 @@ VERBS: dict[str, str] = {
     "compare": "paired comparison of two sets of runs",
     "sync": "project records into W&B runs, and upload them",
     "doctor": "what works here; validate run folders",
+    "cluster": "a real Slurm of several nodes on this one machine",
 }
 
 _EPILOG = """\

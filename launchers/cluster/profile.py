@@ -1,0 +1,118 @@
+"""The site profile ``loopback``: how a submission finds the cluster that is up."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from launchers.cluster.config import CLUSTER, HIGH_PARTITION, PARTITION, Layout
+from launchers.cluster.settings import ClusterSettings, machine_cores
+from launchers.site import PartitionProfile, SiteProfile, sites_folder
+from results.errors import BusyError
+from results.store import make_folder, write_text
+
+NOTE = """\
+# A real Slurm on this one machine. Written by `tenfold cluster up`, removed by `tenfold cluster down`.
+# Its nodes share the machine's cores: what they announce together may be more than there is.
+"""
+
+
+def profile_path() -> Path:
+    """Where the profile lies."""
+    return sites_folder() / f"{CLUSTER}.yaml"
+
+
+def loopback_profile(layout: Layout, settings: ClusterSettings) -> SiteProfile:
+    """The profile of a cluster."""
+    shape = {
+        "nodes": settings.nodes,
+        "cores_per_node": settings.cpus,
+        "memory_gib_per_node": round(settings.memory_mib / 1024, 3),
+    }
+    partitions = {PARTITION: PartitionProfile(**shape, preemptible=settings.preempt)}  # type: ignore[arg-type]
+    if settings.preempt:
+        partitions[HIGH_PARTITION] = PartitionProfile(**shape)  # type: ignore[arg-type]
+    return SiteProfile(
+        name=CLUSTER,
+        description=f"a real Slurm of {settings.nodes} nodes on this machine",
+        scheduler="slurm",
+        partition=PARTITION,
+        max_array_size=settings.max_array_size or 1001,
+        array_throttle=machine_cores(),
+        poll_s=1.0,
+        interface="lo",
+        node_address="scheduler",
+        slurm_conf=str(layout.slurm_conf),
+        shared_machine=True,
+        partitions=partitions,
+    )
+
+
+def differences(value: Any) -> dict[str, Any]:
+    """The fields of a dataclass that are not at their default, nested ones too."""
+    found: dict[str, Any] = {}
+    for item in dataclasses.fields(value):
+        current = getattr(value, item.name)
+        default = item.default_factory() if item.default_factory is not dataclasses.MISSING else item.default
+        if current == default and item.name not in ("name", "scheduler"):
+            continue
+        if isinstance(current, dict):
+            current = {k: differences(v) if dataclasses.is_dataclass(v) else v for k, v in current.items()}
+        found[item.name] = current
+    return found
+
+
+def write_profile(layout: Layout, settings: ClusterSettings) -> Path:
+    """Write the profile of a cluster that is up.
+
+    Raises:
+        BusyError: another cluster that exists has the profile.
+    """
+    path = profile_path()
+    refuse_foreign_profile(layout)
+    make_folder(path.parent, what="the folder of site profiles", next_step="choose another by TENFOLD_CONFIG=FOLDER")
+    text = yaml.safe_dump(differences(loopback_profile(layout, settings)), sort_keys=False, allow_unicode=True)
+    write_text(path, NOTE + text)
+    return path
+
+
+def refuse_foreign_profile(layout: Layout) -> None:
+    """Two clusters cannot both be site ``loopback`` of one user.
+
+    Raises:
+        BusyError: another cluster that exists has the profile.
+    """
+    other = _cluster_of(profile_path())
+    if other is not None and other != layout.slurm_conf and other.exists():
+        raise BusyError(
+            f"site {CLUSTER} belongs to another cluster, in {other.parent}",
+            where=str(profile_path()),
+            next_step=f"tenfold cluster down --folder {other.parent}   (or TENFOLD_CONFIG=FOLDER for profiles of your own)",
+        )
+
+
+def remove_profile(layout: Layout) -> bool:
+    """Remove the profile if it is this cluster's; True if it was."""
+    path = profile_path()
+    if _cluster_of(path) != layout.slurm_conf:
+        return False
+    path.unlink(missing_ok=True)
+    for folder in (path.parent, path.parent.parent):  # only where `up` made them: a folder with anything in it stays
+        try:
+            folder.rmdir()
+        except OSError:
+            break
+    return True
+
+
+def _cluster_of(path: Path) -> Path | None:
+    """slurm.conf that a profile names; None where there is no readable profile."""
+    try:
+        found = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError):
+        return None
+    named = found.get("slurm_conf") if isinstance(found, dict) else None
+    return Path(named) if isinstance(named, str) else None
