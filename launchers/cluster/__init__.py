@@ -1,4 +1,4 @@
-"""A real Slurm of several nodes on this one machine, on loopback only, in a folder of its own: to try and to test the Slurm path."""
+"""A real Slurm of several nodes on this one machine, loopback only, in a folder of its own: to try and to test the Slurm path."""
 
 from launchers.cluster.loopback import LoopbackCluster
 from launchers.cluster.settings import ClusterSettings, default_folder
