@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from harness.schema import ENGINES, ExperimentConfig
+from launchers.retrying import check_rules
 from results.errors import ConfigError, near_matches
 
 
@@ -28,6 +29,14 @@ def check(config: ExperimentConfig, source: str) -> None:
     one_of("device", config.device, ("auto", "cpu", "cuda"))
     one_of("keep", config.keep, ("none", "last", "best"))
     one_of("tracker", config.tracker.name, ("offline", "online", "none"))
+    one_of("launcher", config.launcher.name, ("local", "mpi", "slurm"))
+    check_rules(config.launcher.retry, f"{source}: launcher.retry")
+    if (config.launcher.name == "slurm") != (config.site.scheduler == "slurm"):
+        refuse(
+            "site",
+            f"launcher '{config.launcher.name}' and site '{config.site.name}' (scheduler {config.site.scheduler}) do not fit",
+            "launcher=slurm site=NAME, or launcher=local; tenfold doctor --site discovers a site",
+        )
     one_of("train.optimizer", train.optimizer, ("adam", "adamw"))
     one_of("train.schedule", train.schedule, ("constant", "cosine", "linear"))
     one_of("train.select", train.select, ("last", "best"))
@@ -38,6 +47,8 @@ def check(config: ExperimentConfig, source: str) -> None:
         "train.micro_batch": train.micro_batch,
         "launcher.max_parallel": config.launcher.max_parallel,
         "launcher.cores_per_rank": config.launcher.cores_per_rank,
+        "launcher.pack": config.launcher.pack,
+        "launcher.nodes": 1 if config.launcher.nodes is None else config.launcher.nodes,
         "engine.bucket_elements": engine.bucket_elements,
     }.items():
         if value < 1:

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from harness.experiment import Experiment
 from harness.schema import ExperimentConfig
+from launchers.site import default_site, user_config_folder
 from models import registry
 from results.errors import ConfigError, near_matches
 
@@ -48,7 +49,16 @@ def _hydra(config_dir: Path | None) -> Iterator[None]:
 
 
 def _search_path(config_dir: Path | None) -> list[str]:
-    return [] if config_dir is None else [f"hydra.searchpath=[file://{config_dir.resolve()}]"]
+    """The user's folders of configuration groups: the one named, then the one that discovered sites are written to."""
+    folders = [folder.resolve() for folder in (config_dir, user_config_folder()) if folder is not None and folder.is_dir()]
+    return [f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in folders)}]"] if folders else []
+
+
+def _with_site(words: list[str]) -> list[str]:
+    """``launcher=slurm`` alone means the cluster that is known here."""
+    if "launcher=slurm" not in words or any(word.startswith("site=") for word in words):
+        return words
+    return [*words, f"site={default_site()}"]
 
 
 def parse(overrides: Sequence[str]) -> list[Any]:
@@ -133,7 +143,7 @@ class Composer:
         from hydra.errors import HydraException
 
         try:
-            return compose("config", overrides=[*_search_path(self._config_dir), *words])
+            return compose("config", overrides=[*_search_path(self._config_dir), *_with_site(words)])
         except (HydraException, ValueError) as error:  # a group given a number is a ValueError
             raise self._explain(error, words) from error
 
@@ -172,8 +182,9 @@ class Composer:
 
         loader = GlobalHydra.instance().config_loader()
         names = set(loader.get_group_options(group, ObjectType.CONFIG))
-        if self._config_dir is not None:
-            names |= {path.stem for path in (self._config_dir / group).glob("*.yaml")}
+        for folder in (self._config_dir, user_config_folder()):
+            if folder is not None:
+                names |= {path.stem for path in (folder / group).glob("*.yaml")}
         return sorted(name for name in names if not name.endswith("_schema"))
 
     def keys(self) -> list[str]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.projecting import project
+from harness.schedulers import scheduler_words
 from models import registry
 from results import scaling_tables
 from results.claims import judge
@@ -18,6 +20,7 @@ from results.tables import render
 
 if TYPE_CHECKING:
     from harness.display import Display
+    from harness.schema import TrackerConfig
     from harness.study import Study
 
 Row = dict[str, Any]
@@ -53,7 +56,7 @@ def write_outputs(index: Mapping[str, Any], runs: Path, folder: Path) -> dict[st
     from results.published import load_published
     from results.report import write_report
 
-    rows = collect_rows(runs, None, index)
+    rows = collect_rows(runs, None, index, scheduler_words(runs))
     claims = claims_of(rows, runs)
     analysis = analyse(index, rows, runs, claims, load_published(index["system"]))
     for kind, name in TABLES.items():
@@ -74,6 +77,29 @@ def write_outputs(index: Mapping[str, Any], runs: Path, folder: Path) -> dict[st
     return {**found, "scaling": analysis["scaling"]} if analysis["scaling"] else found
 
 
+def finish_index(index: Mapping[str, Any], runs: Path, folder: Path) -> dict[str, Any]:
+    """All that follows a study's runs, from its index alone: for runs that somebody else has looked after (``tenfold watch``)."""
+    from harness.experiment import Experiment
+
+    outputs = write_outputs(index, runs, folder)
+    folders = [RunFolder(runs / name) for name in dict.fromkeys(entry["run"] for entry in index["runs"])]
+    started = [found for found in folders if found.attempts()]
+    if started:
+        tracker = Experiment.load(started[0].path).config.tracker
+        _project(started, index["study"], tracker, _say)
+    return outputs
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _project(folders: Sequence[RunFolder], group: str, tracker: TrackerConfig, say: Callable[[str], None]) -> None:
+    project(folders, group=group, mode=tracker.name, say=say, project_name=tracker.project, entity=tracker.entity)
+    if tracker.name == "offline":
+        say(f"W&B: offline runs lie in the run folders; tenfold sync study={group} --upload uploads them")
+
+
 def finish_study(study: Study, display: Display) -> dict[str, Any]:
     """All of it, after a sweep."""
     config = study.points[0].experiment.config
@@ -81,14 +107,6 @@ def finish_study(study: Study, display: Display) -> dict[str, Any]:
     display.say("collecting, judging, drawing ...")
     outputs = write_outputs(study.index(), runs, study.folder())
     folders = [RunFolder(runs / name) for name in dict.fromkeys(point.experiment.name for point in study.points)]
-    project(  # what could not be projected when it ended, or has changed since
-        folders,
-        group=study.name,
-        mode=config.tracker.name,
-        say=display.say,
-        project_name=config.tracker.project,
-        entity=config.tracker.entity,
-    )
-    if config.tracker.name == "offline":
-        display.say(f"W&B: offline runs lie in the run folders; tenfold sync study={study.name} --upload uploads them")
+    # What could not be projected when it ended, or has changed since.
+    _project(folders, study.name, config.tracker, display.say)
     return outputs

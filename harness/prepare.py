@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from harness.experiment import Experiment
 from harness.planning.plan import START_S, Plan, make_plan, plan_key
+from harness.schema import ExperimentConfig
 from harness.stores import ensure_all
+from launchers.layout import Layout
 from launchers.request import RunRequest
 from results.runfolder import RunFolder
 from results.store import read_json_or, write_json
@@ -38,6 +40,30 @@ def build_data(experiments: Sequence[Experiment], progress: Callable[[str, int, 
     ensure_all(specs, root, workers=len(os.sched_getaffinity(0)), progress=progress)
 
 
+def request_of(folder: RunFolder, experiment: Experiment, plan: Mapping[str, Any], *, exclusive: bool) -> RunRequest:
+    """What a run needs, from its configuration and plan, with the layout that its next attempt will really have."""
+    experiment = experiment.with_layout(Layout.read(folder.path))
+    layout, config = Layout.read(folder.path), experiment.config
+    planned_gib = config.ranks * (plan.get("bytes_per_rank") or 0) / GIB
+    return RunRequest(
+        folder=folder.path,
+        ranks=config.ranks,
+        cores_per_rank=config.launcher.cores_per_rank,
+        gpus_per_rank=int(_wants_gpu(config)),
+        nodes=config.launcher.nodes,
+        memory_gib=layout.memory_gib or planned_gib,
+        exclusive=exclusive,
+        time_limit_s=config.launcher.time_limit_s,
+        expected_s=(plan.get("train_s") or 0.0) + START_S,
+    )
+
+
+def _wants_gpu(config: ExperimentConfig) -> bool:
+    """``auto`` means a GPU where the site's partition has some."""
+    partition = config.site.partitions.get(config.site.partition or "")
+    return config.device == "cuda" or (config.device == "auto" and partition is not None and partition.gpus_per_node > 0)
+
+
 def request_for(experiment: Experiment, plan: Plan, *, exclusive: bool = False) -> RunRequest:
     """Freeze the experiment into its run folder and say what it needs.
 
@@ -45,32 +71,14 @@ def request_for(experiment: Experiment, plan: Plan, *, exclusive: bool = False) 
         ResultError: the run folder cannot be written.
     """
     folder = experiment.freeze()
+    plain = plan.as_dict()
     if not folder.plan_file.exists():
-        write_json(folder.plan_file, plan.as_dict())
+        write_json(folder.plan_file, plain)
     write_json(folder.path / "request.json", {"exclusive": exclusive})
-    config = experiment.config
-    return RunRequest(
-        folder=folder.path,
-        ranks=config.ranks,
-        cores_per_rank=config.launcher.cores_per_rank,
-        memory_gib=config.ranks * (plan.bytes_per_rank or 0) / GIB,
-        exclusive=exclusive,
-        time_limit_s=config.launcher.time_limit_s,
-        expected_s=(plan.train_s or 0.0) + START_S,
-    )
+    return request_of(folder, experiment, plain, exclusive=exclusive)
 
 
 def request_again(folder: RunFolder) -> RunRequest:
     """A request for a run that was frozen before (``tenfold retry``)."""
-    experiment = Experiment.load(folder.path)
-    plan: dict[str, Any] = read_json_or(folder.plan_file, {})
-    launcher = experiment.config.launcher
-    return RunRequest(
-        folder=folder.path,
-        ranks=experiment.config.ranks,
-        cores_per_rank=launcher.cores_per_rank,
-        memory_gib=experiment.config.ranks * (plan.get("bytes_per_rank") or 0) / GIB,
-        exclusive=bool(read_json_or(folder.path / "request.json", {}).get("exclusive")),
-        time_limit_s=launcher.time_limit_s,
-        expected_s=plan.get("train_s") or 0.0,
-    )
+    exclusive = bool(read_json_or(folder.path / "request.json", {}).get("exclusive"))
+    return request_of(folder, Experiment.load(folder.path), read_json_or(folder.plan_file, {}), exclusive=exclusive)

@@ -10,6 +10,9 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from launchers.retrying import RetryRule
+from launchers.site import SiteProfile
+
 ENGINES = ("torch", "zero0", "zero1", "zero2", "zero3", "zero3_offload")
 
 
@@ -50,19 +53,15 @@ class EngineConfig:
 class LauncherConfig:
     """How runs reach the machine. Not part of a run's identity."""
 
-    name: str = "local"
-    max_parallel: int = 2
+    name: str = "local"  # local | mpi | slurm
+    max_parallel: int = 2  # runs at a time; slurm: of those that share a job
     cores_per_rank: int = 1
-    memory_gib: float | None = None
-    time_limit_s: float | None = None  # a run that takes longer is stopped and recorded as `timeout`
-
-
-@dataclass
-class SiteConfig:
-    """Facts of one machine or cluster; only the name is part of a run's identity."""
-
-    name: str = "local"
-    description: str = ""
+    memory_gib: float | None = None  # local, mpi: for all runs together; null: what the machine has available at the start
+    time_limit_s: float | None = None  # local, mpi: a run that takes longer is stopped (`timeout`); slurm: the job's limit
+    nodes: int | None = None  # slurm: nodes of a run; null: as few as its ranks fit on
+    pack: int = 1  # slurm: runs that share one job
+    arguments: list[str] = field(default_factory=list)  # mpi: further words of mpiexec
+    retry: dict[str, RetryRule] = field(default_factory=dict)  # what follows a failure by itself, by its class
 
 
 @dataclass
@@ -99,7 +98,7 @@ class ExperimentConfig:
     keep: str = "last"  # checkpoints that stay after completion: none | last | best
     engine: EngineConfig = field(default_factory=EngineConfig)
     launcher: LauncherConfig = field(default_factory=LauncherConfig)
-    site: SiteConfig = field(default_factory=SiteConfig)
+    site: SiteProfile = field(default_factory=SiteProfile)
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
     train: TrainConfig = field(default_factory=TrainConfig)

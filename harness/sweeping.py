@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 
 from harness.display import Display
 from harness.experiment import Experiment
@@ -13,6 +14,7 @@ from harness.planning.plan import Plan
 from harness.prepare import build_data, plan_all, request_for
 from harness.projecting import project
 from harness.provenance import memory_gib
+from harness.schedulers import scheduler_words
 from harness.study import Study, StudyPoint
 from launchers.local import Ended, Leaving, LocalQueue
 from launchers.request import RunRequest
@@ -20,6 +22,7 @@ from results.errors import TenfoldError
 from results.failures import Failure, FailureClass
 from results.merge import write_record
 from results.runfolder import RunFolder
+from results.standing import Standing, Word
 
 
 class Action(StrEnum):
@@ -28,7 +31,9 @@ class Action(StrEnum):
     KEEP = "keep"  # completed
     RESUME = "resume"  # started before and neither completed nor failed; goes on from its checkpoint
     CREATE = "create"
+    QUEUED = "queued"  # a scheduler has it
     RUNNING = "running elsewhere"
+    UNKNOWN = "unknown"  # the scheduler that has it does not answer
     FAILED = "failed before"  # left alone: tenfold retry
 
 
@@ -59,11 +64,13 @@ class SweepResult:
         return any(how in (Ended.FAILED, Ended.REFUSED) for how in self.ended.values())
 
 
-def action_for(folder: RunFolder) -> Action:
-    """What the run folder says about a point."""
+def action_for(folder: RunFolder, word: Word | None = None) -> Action:
+    """What the run folder says about a point, and the scheduler, where one has it."""
     attempts = folder.attempts()
     if folder.is_completed():
         return Action.KEEP
+    if word is not None:
+        return {Standing.QUEUED: Action.QUEUED, Standing.RUNNING: Action.RUNNING}.get(word.standing, Action.UNKNOWN)
     if folder.is_running():
         return Action.RUNNING
     if attempts:
@@ -78,8 +85,13 @@ def action_for(folder: RunFolder) -> Action:
 
 
 def reconcile(study: Study) -> list[Step]:
-    """Desired points against existing run folders."""
-    return [Step(point, action_for(point.experiment.folder)) for point in study.points]
+    """Desired points against existing run folders and what schedulers have of them."""
+    words = scheduler_words(Path(study.points[0].experiment.config.paths.runs))
+    steps = []
+    for point in study.points:
+        folder = point.experiment.folder
+        steps.append(Step(point, action_for(folder, words.get(folder.name))))
+    return steps
 
 
 def memory_budget_gib(experiment: Experiment) -> float:

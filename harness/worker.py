@@ -6,6 +6,7 @@ rank 0 merges them into the record. Whatever goes wrong ends in a failure record
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import shutil
@@ -59,10 +60,25 @@ def _start_attempt(folder: RunFolder, experiment: Experiment) -> Attempt:
             "cores": len(os.sched_getaffinity(0)),
             "threads": int(os.environ.get("OMP_NUM_THREADS", "1")),
             "launcher": config.launcher.name,
+            **_job_facts(),
             "load_1m": round(os.getloadavg()[0], 2),  # who else was busy on the machine when it started
         },
     )
     return attempt
+
+
+def _job_facts() -> dict[str, Any]:
+    """Which job and step of a scheduler this is, from what the launcher and srun have set."""
+    try:
+        job = json.loads(os.environ.get("TENFOLD_JOB", ""))
+    except ValueError:
+        return {}
+    step = {
+        name: os.environ[f"SLURM_STEP_{key}"]
+        for name, key in (("step", "ID"), ("nodes", "NODELIST"))
+        if f"SLURM_STEP_{key}" in os.environ
+    }
+    return {"job": {**job, **step}}
 
 
 def run(path: Path) -> int:

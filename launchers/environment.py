@@ -71,7 +71,6 @@ def common_environment(request: RunRequest, environment: Mapping[str, str]) -> d
         **environment,
         **import_path(environment),
         **thread_variables(request.cores_per_rank),
-        **cache_variables(environment),
         "PYTHONFAULTHANDLER": "1",
         "PYTHONUNBUFFERED": "1",
         **request.environment,
@@ -83,6 +82,7 @@ def rank_environment(request: RunRequest, rank: int, port: int) -> dict[str, str
     inherited = without_foreign(os.environ)
     inherited.setdefault("GLOO_SOCKET_IFNAME", "lo")
     return {
+        **cache_variables(inherited),
         **common_environment(request, inherited),
         **rendezvous(rank=rank, world=request.ranks, local_rank=rank, local_world=request.ranks, address="127.0.0.1", port=port),
     }

@@ -56,6 +56,7 @@ class LocalQueue:
         starter: how the ranks of a run are started.
         facts: written into every attempt's ``launch.json``.
         stop_because: class and reason recorded for runs that are cancelled.
+        left_because: the failure of runs that have left by themselves, from their ``leave.json``.
         wait_for_present: an exclusive run waits for runs of other queues on this machine; false where a scheduler sees to that.
     """
 
@@ -70,6 +71,7 @@ class LocalQueue:
     starter: Starter = field(default_factory=LocalStarter)
     facts: dict[str, Any] = field(default_factory=dict)
     stop_because: Callable[[], tuple[FailureClass, str]] = lambda: (FailureClass.CANCELLED, "cancelled from the terminal")
+    left_because: Callable[[dict[str, Any]], Failure] | None = None
     wait_for_present: bool = True
     _waited: set[str] = field(default_factory=set)
 
@@ -160,7 +162,7 @@ class LocalQueue:
             lock.release()
             return Ended.ALREADY
         try:
-            group = RankProcesses(request, lock, self.starter, self.facts)
+            group = RankProcesses(request, lock, self.starter, self.facts, self.left_because)
         except (OSError, ResultError) as error:
             with contextlib.suppress(OSError, ResultError):  # the folder itself may be what is in the way
                 attempt = folder.claim_attempt()

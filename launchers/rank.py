@@ -8,6 +8,7 @@ MPI support does not match, discovery gives every task a world of its own, witho
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import re
 import signal
@@ -24,6 +25,8 @@ from results.store import write_bytes
 
 RANKS = "TENFOLD_RANKS"
 CACHES_ROOT = "TENFOLD_CACHES"
+#: Addresses of nodes by name (JSON), where their names cannot be looked up.
+ADDRESSES = "TENFOLD_ADDRESSES"
 
 
 def tasks_per_node(text: str) -> list[int]:
@@ -37,11 +40,26 @@ def tasks_per_node(text: str) -> list[int]:
     return counts
 
 
+def first_host(nodes: str) -> str:
+    """First name of a compact list: ``n[03-05,7],m1`` is ``n03``."""
+    match = re.match(r"([^,\[\]]+)(?:\[(\w+)[^\]]*\]([^,\[]*))?", nodes)
+    if match is None:
+        raise ValueError(f"not a list of nodes: {nodes!r}")
+    return match.group(1) + (match.group(2) or "") + (match.group(3) or "")
+
+
+def master_address(environment: Mapping[str, str]) -> str:
+    """Where rank 0 is: the step's first node, by name or by the address that the site gives for it."""
+    name = first_host(environment["SLURM_STEP_NODELIST"])
+    known: dict[str, str] = json.loads(environment.get(ADDRESSES, "{}"))
+    return known.get(name, name)
+
+
 def slurm_variables(environment: Mapping[str, str]) -> dict[str, str]:
     """Rendezvous variables of a task that srun has started.
 
     Raises:
-        KeyError: it was not started by srun, or its launcher set no address.
+        KeyError: it was not started by srun, or its launcher set no port.
     """
     counts = tasks_per_node(environment["SLURM_STEP_TASKS_PER_NODE"])
     return rendezvous(
@@ -49,7 +67,7 @@ def slurm_variables(environment: Mapping[str, str]) -> dict[str, str]:
         world=int(environment["SLURM_STEP_NUM_TASKS"]),
         local_rank=int(environment["SLURM_LOCALID"]),
         local_world=counts[int(environment["SLURM_NODEID"])],
-        address=environment["MASTER_ADDR"],
+        address=master_address(environment),
         port=int(environment["MASTER_PORT"]),
     )
 

@@ -6,7 +6,7 @@ import contextlib
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -31,15 +31,22 @@ class RankProcesses:
     Args:
         lock: held; released when the ranks have ended.
         facts: written into every attempt's ``launch.json`` (which job of the scheduler this is, say).
+        left_because: the failure of ranks that have left without having been stopped here, from their ``leave.json``.
 
     Raises:
         OSError: the ranks cannot be started.
     """
 
     def __init__(
-        self, request: RunRequest, lock: FileLock, starter: Starter | None = None, facts: Mapping[str, Any] | None = None
+        self,
+        request: RunRequest,
+        lock: FileLock,
+        starter: Starter | None = None,
+        facts: Mapping[str, Any] | None = None,
+        left_because: Callable[[dict[str, Any]], Failure] | None = None,
     ) -> None:
         self.request, self.folder = request, RunFolder(request.folder)
+        self._left_because = left_because or left_failure
         self.starter: Starter = starter or LocalStarter()
         self._lock, self._facts = lock, dict(facts or {})
         self.started = time.monotonic()
@@ -124,13 +131,6 @@ class RankProcesses:
         self._started.ask_to_leave()
         self._kill_at = time.monotonic() + LEAVE_GRACES * GRACE_S
 
-    def explain(self, kind: FailureClass, reason: str) -> None:
-        """Somebody else has asked the ranks to leave (the scheduler, say) and this is why; they get their time."""
-        self._stopped = Failure(
-            kind=kind, reason=reason, host=socket.gethostname(), next_step=NEXT_STEP[kind].format(run=self.folder.name)
-        )
-        self._kill_at = time.monotonic() + LEAVE_GRACES * GRACE_S
-
     def kill(self) -> None:
         """End the ranks at once."""
         self._started.kill()
@@ -175,7 +175,7 @@ class RankProcesses:
             self._stopped.step = None if left is None else left.get("step")
             attempt.fail(self._stopped)
         elif left is not None:
-            attempt.fail(left_failure(left, self.folder.name))
+            attempt.fail(self._left_because(left))
         elif any(code != 0 for code in codes):
             rank = self._failed_rank if self._failed_rank is not None else self._blame_at_the_end(codes)
             self._speak_for(rank, codes[rank])
@@ -238,14 +238,14 @@ class RankProcesses:
             said.unlink(missing_ok=True)
 
 
-def left_failure(left: Mapping[str, Any], run: str) -> Failure:
+def left_failure(left: Mapping[str, Any]) -> Failure:
     """The failure of ranks that were asked to leave by nobody who left a word: a signal from outside."""
     return Failure(
         kind=FailureClass.CANCELLED,
         reason=str(left.get("reason", "asked to leave")),
         step=left.get("step"),
         host=str(left.get("host", "")),
-        next_step=NEXT_STEP[FailureClass.CANCELLED].format(run=run),
+        next_step=NEXT_STEP[FailureClass.CANCELLED],
     )
 
 

@@ -17,6 +17,8 @@ class RunRequest:
         folder: run folder with the frozen configuration.
         cores_per_rank: threads given to each rank.
         memory_gib: planned peak over all ranks; 0 when unknown.
+        gpus_per_rank: devices given to each rank; 0 on the CPU.
+        nodes: that the ranks are spread over; None: as few as they fit on.
         exclusive: nothing else may run on the machine at the same time.
         time_limit_s: stopped and recorded as ``timeout`` after that.
         expected_s: planned duration, for ordering and progress; 0 when unknown.
@@ -26,6 +28,8 @@ class RunRequest:
     folder: Path
     ranks: int = 1
     cores_per_rank: int = 1
+    gpus_per_rank: int = 0
+    nodes: int | None = None
     memory_gib: float = 0.0
     exclusive: bool = False
     time_limit_s: float | None = None

@@ -8,6 +8,9 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+from results.errors import ConfigError
 
 
 @dataclass
@@ -76,3 +79,45 @@ def user_config_folder() -> Path:
     if os.environ.get("TENFOLD_CONFIG"):
         return Path(os.environ["TENFOLD_CONFIG"])
     return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "tenfold"
+
+
+def site_from(plain: dict[str, Any]) -> SiteProfile:
+    """A profile from plain values (a frozen configuration, a ledger); unknown keys are ignored.
+
+    Raises:
+        ConfigError: ``partitions`` is not a mapping of mappings.
+    """
+    known = {name: plain[name] for name in SiteProfile.__dataclass_fields__ if name in plain}
+    try:
+        partitions = {
+            name: PartitionProfile(**{key: value for key, value in keys.items() if key in PartitionProfile.__dataclass_fields__})
+            for name, keys in (known.pop("partitions", None) or {}).items()
+        }
+    except (AttributeError, TypeError) as error:
+        raise ConfigError(f"'partitions' is no mapping of partitions: {error}", where="site.partitions") from error
+    return SiteProfile(**known, partitions=partitions)
+
+
+def default_site() -> str:
+    """The site that ``launcher=slurm`` means where none is named: ``$TENFOLD_SITE``, the loopback cluster, or the only one known.
+
+    Raises:
+        ConfigError: none is known, or several are.
+    """
+    named = os.environ.get("TENFOLD_SITE")
+    if named:
+        return named
+    known = sorted(path.stem for path in sites_folder().glob("*.yaml"))
+    if "loopback" in known:
+        return "loopback"
+    if len(known) == 1:
+        return known[0]
+    if known:
+        raise ConfigError(
+            f"several sites are known: {', '.join(known)}", where="site", next_step="site=NAME, or TENFOLD_SITE=NAME"
+        )
+    raise ConfigError(
+        "launcher=slurm needs a site, and none is known here",
+        where="site",
+        next_step="tenfold doctor --site (on a cluster), or tenfold cluster up (to try it on this machine)",
+    )

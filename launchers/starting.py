@@ -80,7 +80,7 @@ class Started:
         return all(process.poll() is not None for process in self.processes)
 
     def ask_to_leave(self) -> None:
-        """Signal the ranks where that is possible; those of a program find out from the stop file."""
+        """Signal the ranks where that is possible; those of a program find out from the stop file within a second."""
         if self.one_per_rank:
             for process in self.processes:
                 with contextlib.suppress(ProcessLookupError):

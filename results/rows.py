@@ -15,6 +15,7 @@ from results.errors import ConfigError, ResultError, near_matches
 from results.merge import build_record
 from results.record import Status, problems
 from results.runfolder import RunFolder, run_folders
+from results.standing import Word, Words
 from results.store import read_json_or
 
 if TYPE_CHECKING:
@@ -32,7 +33,12 @@ IDENTITY = ("system", "variant", "size", "scale", "seed", "repeat", "engine", "r
 _REPAIR = "tenfold doctor --runs --repair"
 
 
-def collect_rows(runs_root: Path, names: Sequence[str] | None = None, index: Mapping[str, Any] | None = None) -> list[Row]:
+def collect_rows(
+    runs_root: Path,
+    names: Sequence[str] | None = None,
+    index: Mapping[str, Any] | None = None,
+    words: Words | None = None,
+) -> list[Row]:
     """Read rows.
 
     Args:
@@ -40,6 +46,7 @@ def collect_rows(runs_root: Path, names: Sequence[str] | None = None, index: Map
         names: the runs wanted, in this order; a run that has no folder yet is a pending row.
         index: a study's index (``study.json``): its runs in its order, with ``stage`` and ``arm`` added. A run that two
             stages share is a row of each.
+        words: what a scheduler says of runs that are not over; without it a run that was submitted and is silent is ``unknown``.
 
     Returns:
         Rows with ``run, system, variant, size, scale, seed, repeat, engine, ranks, status, site, data, attempts`` (count)
@@ -53,15 +60,23 @@ def collect_rows(runs_root: Path, names: Sequence[str] | None = None, index: Map
         for entry in wanted:
             name = entry["run"]
             if name not in known:
-                known[name] = read_row(RunFolder(runs_root / name))
+                known[name] = read_row(RunFolder(runs_root / name), (words or {}).get(name))
             rows.append({**known[name], "stage": entry.get("stage", ""), "arm": entry.get("arm", "")})
         return rows
     folders: Iterable[RunFolder] = run_folders(runs_root) if names is None else [RunFolder(runs_root / name) for name in names]
-    return [read_row(folder) for folder in folders]
+    return [read_row(folder, (words or {}).get(folder.name)) for folder in folders]
 
 
-def read_row(folder: RunFolder) -> Row:
+def read_row(folder: RunFolder, word: Word | None = None) -> Row:
     """The row of one run folder; whatever state it is in."""
+    row = _row_from_files(folder)
+    if word is not None and row["status"] not in (Status.COMPLETED, DAMAGED):
+        # It is queued or running again, whatever became of its last attempt; or nobody can say.
+        row.update(status=str(word.standing), failure=None, detail=word.detail)
+    return row
+
+
+def _row_from_files(folder: RunFolder) -> Row:
     try:
         record = folder.read_record()
         wrong = problems(record) if record is not None else []

@@ -79,11 +79,12 @@ class Selection:
 
     def rows(self) -> list[dict[str, Any]]:
         """Rows of the selected runs."""
+        from harness.schedulers import scheduler_words
         from results.rows import collect_rows, select
 
         index = self.index()
         names = None if index is None else [entry["run"] for entry in index["runs"]]
-        rows = select(collect_rows(self.runs, names, index), self.query)
+        rows = select(collect_rows(self.runs, names, index, scheduler_words(self.runs)), self.query)
         if self.names:
             wanted = {self.find(name).name for name in self.names}
             rows = [row for row in rows if row["run"] in wanted]

@@ -1,4 +1,4 @@
-"""Where every run stands, from the run folders alone.
+"""Where every run stands: from the run folders, and from the scheduler for what it has.
 
 examples:
   tenfold status
@@ -44,6 +44,8 @@ def run(arguments: argparse.Namespace) -> int:
             last = RunFolder(chosen.runs / row["run"]).last_attempt()
             progress = last.read("progress", {}) if last else {}
             detail = f"{progress['phase']} {progress['done']}/{progress['total']}" if progress else "starting"
+        elif row.get("detail"):
+            detail = row["detail"]
         elif row["failure"]:
             rank = "" if row["failure"].get("rank") is None else f" rank {row['failure']['rank']}"
             reason = str(row["failure"]["reason"]).splitlines()[0]

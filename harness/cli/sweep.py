@@ -1,9 +1,14 @@
 """Carry out a study: expand it, skip what is done, plan, build data, run with bounded parallelism, collect, judge, report.
 The same command again runs only what is missing. Without study= the words themselves are the study.
+With launcher=slurm the runs are submitted and the command ends; watch, status, logs and cancel work from any later shell.
 
 examples:
   tenfold sweep study=dlwp_scaling
   tenfold sweep study=dlwp_scaling --dry-run                what would be created, kept, resumed
+  tenfold sweep study=dlwp_scaling launcher=slurm           submits arrays to the site that is known here
+  tenfold sweep study=dlwp_scaling launcher=slurm --watch   and stays until the report is written
+  tenfold sweep study=dlwp_scaling launcher=slurm --dry-run --check
+                                                            every batch script, verbatim, and what sbatch says to it
   tenfold sweep study=dlwp_scaling launcher.max_parallel=1
   tenfold sweep variant=fno2d,unet size=5k seed=0,1 scale=tiny
 """
@@ -23,7 +28,13 @@ from results.store import dumps
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments."""
     add_words(parser, "study=NAME and overrides of all its points, or overrides with Hydra's sweep grammar")
-    parser.add_argument("--dry-run", action="store_true", help="print what would be done and stop")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print what would be done (launcher=slurm: every distinct script) and stop"
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="with --dry-run: ask the scheduler whether it would take the scripts"
+    )
+    parser.add_argument("--watch", action="store_true", help="launcher=slurm: stay until all is done and the report is written")
     parser.add_argument("--quiet", action="store_true", help="no progress")
     add_json(parser)
     add_config_dir(parser)
@@ -43,6 +54,10 @@ def run(arguments: argparse.Namespace) -> int:
         else adhoc_study(words, config_dir=arguments.config_dir)
     )
     steps = reconcile(study)
+    if study.points[0].experiment.config.launcher.name == "slurm":
+        from harness.cli.submitted import sweep_on_slurm
+
+        return sweep_on_slurm(study, steps, arguments)
     if arguments.dry_run:
         _print_steps(study, steps, arguments.json)
         return EXIT_OK

@@ -1,0 +1,210 @@
+"""Slurm's commands: called with an environment that overrides nothing by accident, their answers as plain values."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from launchers.environment import without_foreign
+from results.errors import LaunchError
+
+#: What the commands say while a controller restarts; worth another try.
+_TRANSIENT = (
+    "unable to contact slurm controller",
+    "socket timed out",
+    "connection refused",
+    "slurm backup controller in standby",
+    "temporarily unable",
+    "zero bytes were transmitted",
+)
+#: Not the user's own rendezvous either: a job submitted from a job must find its own.
+_RENDEZVOUS = ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+
+
+class UnreachableError(LaunchError):
+    """The controller does not answer: nothing is known, which is not the same as nothing being there."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueuedJob:
+    """One line of the queue: a job, or one task of an array.
+
+    Attributes:
+        job_id: ``123`` or ``123_4``.
+        raw_id: the number that commands inside the job know it by.
+        time_left_s: None where there is no limit.
+    """
+
+    job_id: str
+    raw_id: str
+    state: str
+    reason: str
+    comment: str
+    name: str
+    nodes: str
+    time_left_s: float | None
+
+
+def seconds(text: str) -> float | None:
+    """Slurm's ``[days-]hours:minutes:seconds`` (also ``minutes:seconds``); None for ``UNLIMITED``, ``NOT_SET`` and the like."""
+    match = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", text.strip())
+    if match is None:
+        return None
+    days, hours, minutes, rest = (int(part or 0) for part in match.groups())
+    return float(((days * 24 + hours) * 60 + minutes) * 60 + rest)
+
+
+@dataclass(frozen=True, slots=True)
+class Slurm:
+    """One cluster.
+
+    Attributes:
+        conf: ``SLURM_CONF``, None for the ambient one.
+        patience_s: how long a controller that does not answer is tried again.
+    """
+
+    conf: str | None = None
+    patience_s: float = 10.0
+
+    def environment(self) -> dict[str, str]:
+        """Without ``SBATCH_*``, ``SLURM_*`` and their like: they would silently win over what a script says."""
+        clean = {name: value for name, value in without_foreign(os.environ).items() if name not in _RENDEZVOUS}
+        conf = self.conf or os.environ.get("SLURM_CONF")
+        return {**clean, "SLURM_CONF": conf} if conf else clean
+
+    def call(self, program: str, *words: str, patience_s: float | None = None) -> str:
+        """Run a command; its standard output.
+
+        Raises:
+            UnreachableError: the controller did not answer in time.
+            LaunchError: the command is not there, or refuses.
+        """
+        deadline = time.monotonic() + (self.patience_s if patience_s is None else patience_s)
+        pause = 0.2
+        while True:
+            try:
+                done = subprocess.run(
+                    [program, *words],
+                    capture_output=True,
+                    text=True,
+                    env=self.environment(),
+                    timeout=60,
+                    stdin=subprocess.DEVNULL,
+                )
+            except FileNotFoundError as error:
+                raise LaunchError(
+                    f"there is no {program} here", where="launcher=slurm", next_step="tenfold doctor, or tenfold cluster up"
+                ) from error
+            except subprocess.TimeoutExpired as error:
+                raise UnreachableError(f"{program} did not answer within 60 s", where=self.conf or "") from error
+            if done.returncode == 0:
+                return done.stdout
+            said = done.stderr.strip() or done.stdout.strip() or f"status {done.returncode}"
+            if not any(mark in said.lower() for mark in _TRANSIENT):
+                raise LaunchError(f"{program} refuses: {said}", where=" ".join([program, *words])[:300])
+            if time.monotonic() + pause > deadline:
+                raise UnreachableError(f"the controller does not answer: {said.splitlines()[-1]}", where=self.conf or "")
+            time.sleep(pause)
+            pause = min(pause * 1.6, 3.0)
+
+    def queue(self) -> dict[str, QueuedJob]:
+        """All of this user's jobs that are not over, every task of an array on its own, by ``job_id``."""
+        form = "%i|%A|%T|%r|%k|%j|%N|%L"
+        return {job.job_id: job for job in parse_queue(self.call("squeue", "--me", "--noheader", "--array", f"--format={form}"))}
+
+    def job(self, job_id: str) -> dict[str, str]:
+        """What the controller still knows of a job (``scontrol show job``); empty once it has forgotten it.
+
+        Raises:
+            UnreachableError: the controller does not answer.
+        """
+        try:
+            text = self.call("scontrol", "show", "job", "--oneliner", job_id)
+        except UnreachableError:
+            raise
+        except LaunchError:
+            return {}
+        return parse_fields(text.splitlines()[-1] if text.strip() else "")
+
+    def config(self) -> dict[str, str]:
+        """``scontrol show config``: every key with its value."""
+        found = {}
+        for line in self.call("scontrol", "show", "config").splitlines():
+            key, sign, value = line.partition("=")
+            if sign:
+                found[key.strip()] = value.strip()
+        return found
+
+    def node_addresses(self, nodes: str) -> dict[str, str]:
+        """``NodeAddr`` by node name."""
+        found = {}
+        for line in self.call("scontrol", "show", "node", "--oneliner", nodes).splitlines():
+            fields = parse_fields(line)
+            if "NodeName" in fields:
+                found[fields["NodeName"]] = fields.get("NodeAddr", fields["NodeName"])
+        return found
+
+    def hostnames(self, nodes: str) -> list[str]:
+        """Expand ``n[1-3]``."""
+        return self.call("scontrol", "show", "hostnames", nodes).split()
+
+    def submit(self, script: str) -> str:
+        """``sbatch`` a script file; the job's number.
+
+        Raises:
+            UnreachableError: no answer; the job may have been accepted all the same.
+            LaunchError: refused.
+        """
+        answer = self.call("sbatch", "--parsable", script, patience_s=0.0)
+        number = answer.strip().splitlines()[-1].split(";")[0]
+        if not number.isdigit():
+            raise LaunchError(f"sbatch answered {answer.strip()!r}, which is not a job's number", where=script)
+        return number
+
+    def test_only(self, script: str) -> str:
+        """``sbatch --test-only``: when and where the script would start.
+
+        Raises:
+            LaunchError: the scheduler would refuse it.
+        """
+        done = subprocess.run(
+            ["sbatch", "--test-only", script], capture_output=True, text=True, env=self.environment(), timeout=60
+        )
+        if done.returncode:
+            raise LaunchError(f"sbatch would refuse it: {done.stderr.strip()}", where=script)
+        return done.stderr.strip()
+
+    def cancel(self, job_ids: Sequence[str], *, pending_only: bool = False) -> None:
+        """``scancel``."""
+        for start in range(0, len(job_ids), 200):
+            words = ["--state=PENDING"] if pending_only else []
+            self.call("scancel", *words, *job_ids[start : start + 200])
+
+    def requeue(self, job_id: str) -> None:
+        """``scontrol requeue``."""
+        self.call("scontrol", "requeue", job_id)
+
+
+def parse_queue(text: str) -> list[QueuedJob]:
+    """Lines of ``squeue --array`` in the format of :meth:`Slurm.queue`."""
+    found = []
+    for line in text.splitlines():
+        parts = line.strip().split("|")
+        if len(parts) != 8:
+            continue
+        job_id, raw_id, state, reason, comment, name, nodes, left = parts
+        found.append(QueuedJob(job_id, raw_id, state, reason, comment, name, nodes, seconds(left)))
+    return found
+
+
+def parse_fields(line: str) -> dict[str, str]:
+    """``Key=value Key=value`` of ``scontrol --oneliner``; a value runs to the next key."""
+    marks = list(re.finditer(r"(?:^|\s)([A-Za-z][\w/:-]*)=", line))
+    return {
+        mark.group(1): line[mark.end() : marks[i + 1].start() if i + 1 < len(marks) else len(line)].strip()
+        for i, mark in enumerate(marks)
+    }

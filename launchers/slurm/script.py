@@ -1,0 +1,188 @@
+"""Resource request and site profile become the text of a batch script, written by submitit: only flags somebody asked for."""
+
+from __future__ import annotations
+
+import math
+import os
+import shlex
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from launchers.environment import import_path
+from launchers.request import RunRequest
+from launchers.site import SiteProfile
+from results.errors import LaunchError
+
+#: Memory is asked for in these steps, so that runs of nearly the same need make one array.
+MEMORY_STEP_GIB = 0.5
+#: What the batch step itself needs: the process that looks after the ranks, and srun.
+JOB_MEMORY_GIB = 0.25
+JOB_MODULE = "launchers.slurm.job"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Allocation:
+    """What one job asks for; runs with equal allocations make one array.
+
+    Attributes:
+        memory_gib: per node; None: the site's default.
+        time_limit_s: None: the partition's default.
+        exclude: nodes to stay away from.
+    """
+
+    ranks: int
+    cores_per_rank: int = 1
+    gpus_per_rank: int = 0
+    nodes: int = 1
+    memory_gib: float | None = None
+    time_limit_s: float | None = None
+    exclusive: bool = False
+    exclude: tuple[str, ...] = ()
+
+
+def nodes_for(request: RunRequest, site: SiteProfile) -> int:
+    """How many nodes the ranks need, from the partition's cores and GPUs per node; one where nothing is known of them."""
+    if request.nodes is not None:
+        return request.nodes
+    partition = site.partitions.get(site.partition or "")
+    if partition is None:
+        return 1
+    limits = []
+    if partition.cores_per_node:
+        limits.append(partition.cores_per_node // request.cores_per_rank)
+    if request.gpus_per_rank and partition.gpus_per_node:
+        limits.append(partition.gpus_per_node // request.gpus_per_rank)
+    per_node = min(limits, default=request.ranks)
+    if per_node < 1:
+        raise LaunchError(
+            f"a rank with {request.cores_per_rank} cores and {request.gpus_per_rank} GPUs does not fit a node of partition "
+            f"'{site.partition}' ({partition.cores_per_node} cores, {partition.gpus_per_node} GPUs)",
+            where=f"site {site.name}: partitions.{site.partition}",
+            next_step="launcher.cores_per_rank=..., or site.partition=...",
+        )
+    return -(-request.ranks // per_node)
+
+
+def allocation_for(request: RunRequest, site: SiteProfile, exclude: tuple[str, ...] = ()) -> Allocation:
+    """The allocation that a run needs at a site."""
+    nodes = nodes_for(request, site)
+    memory = None
+    if request.memory_gib and site.memory_flag:
+        per_node = request.memory_gib / nodes + JOB_MEMORY_GIB
+        memory = math.ceil(per_node / MEMORY_STEP_GIB) * MEMORY_STEP_GIB
+    return Allocation(
+        ranks=request.ranks,
+        cores_per_rank=request.cores_per_rank,
+        gpus_per_rank=request.gpus_per_rank,
+        nodes=nodes,
+        memory_gib=memory,
+        time_limit_s=request.time_limit_s or site.time_limit_s,
+        exclusive=request.exclusive,
+        exclude=exclude,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """One call of sbatch.
+
+    Attributes:
+        folder: of the submission; the job reads everything else there.
+        tasks: number of jobs in the array; None: not an array.
+        throttle: tasks of the array that may run at a time.
+        after: jobs that must have ended before.
+    """
+
+    folder: Path
+    name: str
+    comment: str
+    allocation: Allocation
+    tasks: int | None = None
+    throttle: int | None = None
+    after: tuple[str, ...] = ()
+    requeue: bool = True
+
+
+def job_command(folder: Path, site: SiteProfile) -> str:
+    """The one command of every script."""
+    python = site.python or sys.executable
+    return " ".join(["exec", shlex.quote(python), "-P", "-m", JOB_MODULE, shlex.quote(str(folder))])
+
+
+def setup_lines(site: SiteProfile, environment: Mapping[str, str]) -> list[str]:
+    """Modules, variables, further lines of the site."""
+    lines = [f"module load {shlex.quote(name)}" for name in site.modules]
+    exports = {name: environment[name] for name in site.pass_environment if name in environment}
+    exports |= import_path({}) | site.environment
+    return [*lines, *(f"export {name}={shlex.quote(value)}" for name, value in sorted(exports.items())), *site.setup]
+
+
+def parameters(batch: Batch, site: SiteProfile) -> dict[str, Any]:
+    """submitit's parameters of a batch; ``None`` means that the flag is not written."""
+    need = batch.allocation
+    gpus_per_node = -(-need.ranks // need.nodes) * need.gpus_per_rank
+    further: dict[str, Any] = {
+        "ntasks": need.ranks,
+        "output": str(batch.folder / ("job-%A_%a.txt" if batch.tasks is not None else "job-%j.txt")),
+        **({"requeue": True} if batch.requeue else {"no-requeue": True}),
+        **({"reservation": site.reservation} if site.reservation else {}),
+        **{name: value if value != "" else True for name, value in site.sbatch.items()},
+    }
+    kind = f"{site.gpu_type}:" if site.gpu_type else ""
+    if gpus_per_node:
+        flag = "gres" if site.gpu_flag == "gres" else "gpus-per-node"
+        further[flag] = f"gpu:{kind}{gpus_per_node}" if flag == "gres" else f"{kind}{gpus_per_node}"
+    return {
+        "job_name": batch.name,
+        "comment": batch.comment,
+        "nodes": need.nodes,
+        "cpus_per_task": need.cores_per_rank,
+        "mem": None if need.memory_gib is None else f"{math.ceil(need.memory_gib * 1024)}M",
+        "time": None if need.time_limit_s is None else max(math.ceil(need.time_limit_s / 60), 1),
+        "exclusive": True if need.exclusive else None,
+        "exclude": ",".join(need.exclude) or None,
+        "partition": site.partition,
+        "account": site.account,
+        "qos": site.qos,
+        "constraint": site.constraint,
+        "wckey": site.wckey,
+        "dependency": "afterany:" + ":".join(batch.after) if batch.after else None,
+        "stderr_to_stdout": True,
+        "setup": setup_lines(site, os.environ) or None,
+        "use_srun": False,
+        "additional_parameters": further,
+    }
+
+
+def render(batch: Batch, site: SiteProfile) -> str:
+    """The batch script, exactly as it is submitted.
+
+    Raises:
+        LaunchError: the site profile holds something that cannot be written into a script.
+    """
+    from submitit.slurm.slurm import SlurmExecutor
+
+    class Writer(SlurmExecutor):
+        """submitit's executor as a writer of scripts: no pickles, no srun line, and it may be made where there is no srun."""
+
+        @classmethod
+        def affinity(cls) -> int:
+            return 1
+
+    try:
+        writer = Writer(batch.folder)
+        writer.update_parameters(**parameters(batch, site))
+    except (ValueError, AssertionError, NameError, TypeError) as error:
+        raise LaunchError(f"no script can be written: {error}", where=f"site {site.name}") from error
+    if batch.tasks is not None:
+        writer.parameters["map_count"] = batch.tasks
+        writer.parameters["array_parallelism"] = min(batch.throttle or batch.tasks, batch.tasks)
+    text: str = writer._make_submission_file_text(job_command(batch.folder, site), "")
+    lines = text.splitlines()
+    # submitit asks for its own early signal; ranks here know the end of their time by themselves.
+    if "signal" not in site.sbatch:
+        lines = [line for line in lines if not line.startswith("#SBATCH --signal=")]
+    return "\n".join(line for line in lines if line != "export SUBMITIT_EXECUTOR=slurm").rstrip("\n") + "\n"

@@ -1,0 +1,161 @@
+"""Where submitted runs stand: ledger, scheduler and run folders together. What ended without a word gets its failure here.
+
+The run folder is the truth for what is over; the scheduler is asked, once for all runs, only about what is not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from launchers.slurm.commands import QueuedJob, Slurm, UnreachableError
+from launchers.slurm.ledger import Submission, TaskRun, ledger_folder, submissions, token_of
+from launchers.slurm.settle import settle_task
+from results.errors import LaunchError, TenfoldError
+from results.runfolder import RunFolder
+from results.standing import Standing, Word
+from results.store import is_locked
+
+_RUNNING = {"RUNNING", "COMPLETING", "CONFIGURING", "STAGE_OUT", "SUSPENDED", "SIGNALING", "STOPPED"}
+
+
+@dataclass(slots=True)
+class Survey:
+    """What is known of submitted runs that are not over.
+
+    Attributes:
+        words: the scheduler's word, by run name.
+        jobs: submission, index of the task and line of the queue, by run name.
+        problems: what could not be found out, for the user.
+    """
+
+    words: dict[str, Word] = field(default_factory=dict)
+    jobs: dict[str, tuple[Submission, int, QueuedJob | None]] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+
+def survey(runs: Path, *, settle: bool = True, holding_lock: bool = False) -> Survey:
+    """Ask about everything that was submitted from ``runs`` and is not settled.
+
+    Args:
+        settle: record the failure of runs whose job is gone and that left no word of their own.
+        holding_lock: the caller holds the ledger's lock: a submission without a job is nobody's work in progress then.
+    """
+    found = Survey()
+    runs = runs.resolve()
+    by_cluster: dict[str | None, list[Submission]] = {}
+    for submission in submissions(runs):
+        by_cluster.setdefault(submission.profile.slurm_conf, []).append(submission)
+    for conf, members in by_cluster.items():
+        slurm = Slurm(conf)
+        try:
+            queue = slurm.queue()
+        except LaunchError as error:
+            _nothing_known(members, error, found)
+            continue
+        in_progress = not holding_lock and is_locked(ledger_folder(runs) / "lock")
+        for submission in members:
+            _look(submission, queue, slurm, found, settle=settle, in_progress=in_progress)
+    return found
+
+
+def _nothing_known(members: Iterable[Submission], error: LaunchError, found: Survey) -> None:
+    found.problems.append(f"where submitted runs stand is not known: {error.what}")
+    for submission in members:
+        for index, task in enumerate(submission.tasks):
+            for run in task:
+                folder = RunFolder(submission.runs / run.name)
+                if not folder.is_completed():
+                    found.words[run.name] = Word(Standing.UNKNOWN, error.what, submission.task_id(index) or "")
+                    found.jobs[run.name] = (submission, index, None)
+
+
+def _look(
+    submission: Submission, queue: dict[str, QueuedJob], slurm: Slurm, found: Survey, *, settle: bool, in_progress: bool
+) -> None:
+    if submission.job_id() is None and not _adopt(submission, queue, slurm, found):
+        if in_progress:
+            for index, task in enumerate(submission.tasks):
+                for run in task:
+                    found.words[run.name] = Word(Standing.QUEUED, "being submitted")
+                    found.jobs[run.name] = (submission, index, None)
+        elif settle:
+            with contextlib.suppress(TenfoldError):
+                submission.settle("never reached the scheduler")
+        return
+    over = True
+    ended: list[tuple[int, tuple[TaskRun, ...]]] = []
+    for index, task in enumerate(submission.tasks):
+        job = queue.get(submission.task_id(index) or "")
+        if job is None:
+            ended.append((index, task))
+            continue
+        over = False
+        for run in task:
+            if not RunFolder(submission.runs / run.name).is_completed():
+                found.words[run.name] = word_for(job)
+                found.jobs[run.name] = (submission, index, job)
+    if settle and ended:
+        try:
+            results = [settle_task(submission, index, task, slurm) for index, task in ended]
+            if over and all(results):
+                submission.settle("ended")
+        except TenfoldError as error:
+            found.problems.append(f"what ended could not be recorded: {error.what}")
+    elif ended:
+        for index, task in ended:
+            for run in task:
+                found.jobs[run.name] = (submission, index, None)
+
+
+def _adopt(submission: Submission, queue: dict[str, QueuedJob], slurm: Slurm, found: Survey) -> bool:
+    """Find a job whose number was never written down, by the token in its comment."""
+    from launchers.slurm.submit import find_job
+
+    job_id = next((job.job_id.split("_")[0] for job in queue.values() if token_of(job.comment) == submission.token), None)
+    if job_id is None:
+        try:
+            job_id = find_job(slurm, submission.token)
+        except UnreachableError as error:
+            _nothing_known([submission], error, found)
+            return True
+    if job_id is None:
+        return submission.job_id() is not None  # it has reported itself meanwhile
+    submission.found(job_id)
+    return True
+
+
+def word_for(job: QueuedJob) -> Word:
+    """The scheduler's word from one line of its queue."""
+    if job.state in _RUNNING:
+        return Word(Standing.RUNNING, f"job {job.job_id} on {job.nodes}", job.job_id)
+    return Word(Standing.QUEUED, f"job {job.job_id} {job.state.lower()}: {_reason(job)}", job.job_id)
+
+
+_REASONS = {
+    "BeginTime": "held for a moment after a requeue",
+    "Resources": "waits for resources",
+    "Priority": "others come first",
+    "JobArrayTaskLimit": "as many tasks of its array run as may",
+    "Dependency": "waits for another job",
+    "DependencyNeverSatisfied": "waits for a job that will never end as asked: tenfold cancel, then tenfold retry",
+    "ReqNodeNotAvail": "a node it asks for is down or reserved",
+    "PartitionTimeLimit": "asks for more time than its partition grants: it will never start",
+    "JobHeldUser": "held by you: scontrol release",
+    "JobHeldAdmin": "held by an administrator",
+    "None": "was just submitted",
+}
+
+
+def _reason(job: QueuedJob) -> str:
+    plain = job.reason.strip("()").split(",")[0]
+    return f"{_REASONS[plain]} ({plain})" if plain in _REASONS else plain
+
+
+def facts(found: Survey, run: str) -> dict[str, Any]:
+    """Plain form of what is known of one run's job."""
+    word = found.words.get(run)
+    return {} if word is None else {"standing": str(word.standing), "detail": word.detail, "job_id": word.job_id}
