@@ -188,11 +188,9 @@ def _expand(config: StudyConfig, overrides: Sequence[str], command: str, config_
             wanted += [[*config.common, *overrides, *words] for words in stage.pinned]
             for words in wanted:
                 for chosen in expand(_last_words(words)):
+                    if stage.batch_per_rank:
+                        chosen = _last_words([*chosen, _batch_of_all_ranks(composer, chosen)])
                     experiment = composer.compose(chosen)
-                    if stage.batch_per_rank and experiment.config.ranks > 1:
-                        train, ranks = experiment.config.train, experiment.config.ranks
-                        chosen = _last_words([*chosen, f"train.global_batch={train.global_batch * ranks}"])
-                        experiment = composer.compose(chosen)
                     point = StudyPoint(stage.name, stage.exclusive, tuple(chosen), experiment, stage.paired)
                     found.setdefault(experiment.name, point)
             points += _interleaved(list(found.values())) if stage.paired else found.values()
@@ -200,6 +198,13 @@ def _expand(config: StudyConfig, overrides: Sequence[str], command: str, config_
     if len(systems) > 1:
         raise ConfigError(f"a study holds one system; this one names {', '.join(sorted(systems))}", where=f"study {config.name}")
     return Study(config, points, command.strip())
+
+
+def _batch_of_all_ranks(composer: Composer, words: Sequence[str]) -> str:
+    """The batch that the words give to one rank, times the ranks, as a word."""
+    ranks = next((word.partition("=")[2] for word in words if word.startswith("ranks=")), "1")
+    alone = composer.compose(_last_words([*words, "ranks=1"]))  # one rank's batch need not be a multiple of the ranks
+    return f"train.global_batch={alone.config.train.global_batch * int(ranks)}" if ranks.isdecimal() else f"ranks={ranks}"
 
 
 def _last_words(words: Sequence[str]) -> list[str]:

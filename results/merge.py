@@ -11,8 +11,8 @@ import yaml
 
 from results.errors import ResultError
 from results.failures import NEXT_STEP, Failure, FailureClass
-from results.layout import layout_of
 from results.metrics import COMMON
+from results.placement import placement_of
 from results.record import Metric, Record, Status
 from results.runfolder import Attempt, RunFolder
 from results.store import canonical_json, locked, read_json_or, sha256_text, write_json
@@ -101,7 +101,7 @@ def build_record(folder: RunFolder) -> Record:
         wandb=read_json_or(folder.path / "wandb.json", {}),
     )
     if chosen is not None:
-        record.layout = layout_of(config, chosen.read("attempt", {}), record.provenance, _ranks(chosen))
+        record.placement = placement_of(config, chosen.read("attempt", {}), record.provenance, _ranks(chosen))
         _measure(record, attempts, chosen, (config.get("train") or {}).get("timing_warmup_steps", 0))
     return record
 

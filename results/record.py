@@ -58,7 +58,7 @@ class Record:
     protocol: str = ""  # hash of training, data and precision: runs that were trained alike share it
     recipe: str = ""  # the same with the model and the device: runs that may be averaged share it
     shared_with: int = 0  # how many other runs shared the machine
-    layout: dict[str, Any] = field(default_factory=dict)  # results.layout: machine type, nodes, shared cores, curve
+    placement: dict[str, Any] = field(default_factory=dict)  # results.placement: machine type, nodes, shared cores, curve
     metrics: dict[str, Metric] = field(default_factory=dict)
     plan: dict[str, Any] = field(default_factory=dict)
     phases_s: dict[str, float] = field(default_factory=dict)

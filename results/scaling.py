@@ -8,7 +8,9 @@ count share a curve: same system, model, data, training, engine and options, sit
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,8 @@ from results.stats import Interval, mean_interval, paired_ratio
 FLOOR = 0.7
 #: A law that misses the times by more than this does not describe them.
 MISFIT = 0.1
+#: Runs of a pair that started further apart than this are said to: another study may have left one of them.
+APART_S = 3600.0
 
 METHOD = (
     "Ratios are paired: each repeat against the smallest rank count of the same repeat; geometric mean with Student's 95 % "
@@ -41,7 +45,7 @@ def scaling(rows: Sequence[Row], wanted: Mapping[str, Any], runs_root: Path) -> 
         rows: the study's rows, with ``stage``.
         wanted: the index's ``analysis.scaling``: ``mode`` (strong or weak), and optionally ``floor`` (efficiency, 0.7)``,
             stage, reference`` (an engine that runs on one rank; times are also given against it).
-        runs_root: where the records are; rows do not carry the layout.
+        runs_root: where the records are; rows do not carry the placement.
 
     Returns:
         ``mode, floor, reference, method, curves, left_out`` (``run, reason``). A curve has ``variant, size, engine, site, data,
@@ -59,12 +63,12 @@ def scaling(rows: Sequence[Row], wanted: Mapping[str, Any], runs_root: Path) -> 
     members: dict[tuple[Any, ...], list[Row]] = {}
     serial: dict[tuple[Any, ...], dict[Repeat, Row]] = {}
     for row in {row["run"]: row for row in rows if not stage or row.get("stage") == stage}.values():
-        layout = layout_of_row(row, runs_root)
-        reason = _unusable(row, layout)
+        placement = placement_of_row(row, runs_root)
+        reason = _unusable(row, placement)
         if reason:
             left_out.append({"run": row["run"], "reason": reason})
             continue
-        row = {**row, "layout": layout}
+        row = {**row, "placement": placement}
         if row["engine"] == reference and row["ranks"] == 1:
             serial.setdefault(_key(row, mode, of_engine=False), {})[(row["seed"], row["repeat"])] = row
         else:
@@ -82,14 +86,14 @@ def scaling(rows: Sequence[Row], wanted: Mapping[str, Any], runs_root: Path) -> 
     }
 
 
-def layout_of_row(row: Row, runs_root: Path) -> dict[str, Any]:
-    """A run's layout (:mod:`results.layout`) from its record, or from its files where the record is older; empty if unknown."""
-    if "layout" in row:
-        return dict(row["layout"])
+def placement_of_row(row: Row, runs_root: Path) -> dict[str, Any]:
+    """A run's :mod:`results.placement` from its record, or from its files where the record is older; empty if unknown."""
+    if "placement" in row:
+        return dict(row["placement"])
     folder = RunFolder(runs_root / row["run"])
     try:
         record = folder.read_record() or {}
-        return dict(record.get("layout") or build_record(folder).layout)
+        return dict(record.get("placement") or build_record(folder).placement)
     except (ResultError, KeyError, TypeError, ValueError):
         return {}
 
@@ -107,7 +111,7 @@ def _checked(wanted: Mapping[str, Any]) -> tuple[Mode, float]:
     return Mode(mode), float(floor)
 
 
-def _unusable(row: Row, layout: Mapping[str, Any]) -> str:
+def _unusable(row: Row, placement: Mapping[str, Any]) -> str:
     """Why a row's time says nothing; empty where it does."""
     if row["status"] != Status.COMPLETED:
         return f"status {row['status']}"
@@ -117,17 +121,17 @@ def _unusable(row: Row, layout: Mapping[str, Any]) -> str:
         return f"timed beside {row['shared_with']} other run{'s' if row['shared_with'] > 1 else ''}"
     if not row.get("timing_valid", True):
         return "its layout changed on the way, or it is not known who shared the machine"
-    if not layout.get("machine"):
+    if not placement.get("machine"):
         return "it is not recorded on what it ran"
     return ""
 
 
 def _key(row: Row, mode: Mode, *, of_engine: bool = True) -> tuple[Any, ...]:
     """What the rows of a curve have in common."""
-    layout = row["layout"]
+    placement = row["placement"]
     same = [row[name] for name in _SAME if of_engine or name != "engine"]
-    engine = [layout.get("engine_options")] if of_engine else []
-    return (*same, *engine, layout.get(str(mode)), layout["machine"], layout.get("threads"))
+    engine = [placement.get("engine_options")] if of_engine else []
+    return (*same, *engine, placement.get(str(mode)), placement["machine"], placement.get("threads"))
 
 
 def _curve(
@@ -137,7 +141,7 @@ def _curve(
     for row in sorted(rows, key=lambda row: row["run"]):
         place = by_count.setdefault(row["ranks"], {})
         repeat = (row["seed"], row["repeat"])
-        if repeat in place:  # they differ in something that is hashed and is not the layout's (the micro-batch)
+        if repeat in place:  # they differ in something that is hashed and is not the curve's (the micro-batch)
             left_out.append({"run": row["run"], "reason": f"the same repeat and rank count as {place[repeat]['run']}"})
         else:
             place[repeat] = row
@@ -148,8 +152,8 @@ def _curve(
     first = rows[0]
     return {
         **{name: first[name] for name in _SAME},
-        "machine": first["layout"]["machine"],
-        "threads": first["layout"].get("threads"),
+        "machine": first["placement"]["machine"],
+        "threads": first["placement"].get("threads"),
         "base_ranks": base,
         "repeats": len({repeat for place in by_count.values() for repeat in place}),
         "points": points,
@@ -160,7 +164,7 @@ def _curve(
 
 def _shares_cores(row: Row) -> bool:
     """Whether ranks shared cores or GPUs, or may have done."""
-    return row["layout"].get("oversubscribed") is not False
+    return row["placement"].get("oversubscribed") is not False
 
 
 def _point(
@@ -169,16 +173,19 @@ def _point(
     rows = by_count[count]
     gain = count / base if mode is Mode.WEAK else 1.0  # a step of a weak study is that many more samples
     ratio = _ratio(by_count[base], rows, gain) if count != base else Interval(1.0, 1.0, 1.0, len(rows))
-    reason = "" if ratio else f"no repeat has both {base} and {count} ranks"
+    reasons = [] if ratio else [f"no repeat has both {base} and {count} ranks"]
+    if shared:
+        known = all(row["placement"].get("oversubscribed") for row in rows.values())
+        reasons.append("ranks share cores" if known else "it is not recorded whether ranks share cores")
     if ratio and ratio.count == 1 and count != base:
-        reason = "one repeat: no interval"
-    elif shared:
-        known = all(row["layout"].get("oversubscribed") for row in rows.values())
-        reason = "ranks shared cores" if known else "it is not recorded whether ranks shared cores"
-    layouts = [row["layout"] for row in rows.values()]
+        reasons.append("one repeat: no interval")
+    apart_s = _apart_s(by_count[base], rows)
+    if apart_s > APART_S:
+        reasons.append(f"pairs lie up to {apart_s / 3600:.1f} h apart")
+    placements = [row["placement"] for row in rows.values()]
     return {
         "ranks": count,
-        "nodes": max((layout.get("nodes") or 1 for layout in layouts), default=1),
+        "nodes": max((placement.get("nodes") or 1 for placement in placements), default=1),
         "repeats": len(rows),
         "runs": [row["run"] for row in rows.values()],
         "oversubscribed": shared,
@@ -186,8 +193,19 @@ def _point(
         "speed_up": ratio and ratio.as_dict(),
         "efficiency": ratio and _times(ratio, base / count).as_dict(),
         "against_reference": (against := _ratio(serial, rows, count if mode is Mode.WEAK else 1.0)) and against.as_dict(),
-        "reason": reason,
+        "reason": "; ".join(reasons),
     }
+
+
+def _apart_s(before: Mapping[Repeat, Row], after: Mapping[Repeat, Row]) -> float:
+    """Longest time between the starts of the two runs of a pair."""
+    longest = 0.0
+    for repeat in before:
+        starts = [place[repeat]["placement"].get("started") for place in (before, after) if repeat in place]
+        if len(starts) == 2 and None not in starts:
+            first, second = (datetime.fromisoformat(start) for start in starts)
+            longest = max(longest, abs((first - second).total_seconds()))
+    return longest
 
 
 def _ratio(before: Mapping[Repeat, Row], after: Mapping[Repeat, Row], gain: float) -> Interval | None:
@@ -196,6 +214,8 @@ def _ratio(before: Mapping[Repeat, Row], after: Mapping[Repeat, Row], gain: floa
     if not both:
         return None
     found = paired_ratio([before[r]["metrics"]["step_s"] for r in both], [after[r]["metrics"]["step_s"] for r in both])
+    if len(both) == 1:  # the logarithm of a bound of -inf comes back as 0, which would pass for a number
+        return Interval(found.ratio.effect * gain, -math.inf, math.inf, 1)
     return _times(found.ratio, gain)
 
 

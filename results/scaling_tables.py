@@ -106,11 +106,11 @@ def law_words(law: Mapping[str, Any]) -> str:
 
 
 def floor_words(floor: Mapping[str, Any]) -> str:
-    """``efficiency falls below 0.7 at 5.2 ranks (4.1 to 6.6)``, or that it does not."""
+    """``efficiency below 0.7 from 5.2 ranks on (4.1 to 6.6)``, or that it does not fall so low."""
     what = f"efficiency below {number(floor['efficiency'])}"
-    if floor["ranks"] is None:
-        return f"{what}: {floor['reason']}"
     low, high = floor["low"], floor["high"]
+    if floor["ranks"] is None:
+        return f"{what}: {floor['reason']}" + ("" if low is None else f", by the lower bounds from {number(low)} ranks on")
     bounds = "" if low is None else f" ({number(low)} to {'beyond what was measured' if high is None else number(high)})"
     return f"{what} from {number(floor['ranks'])} ranks on{bounds}"
 

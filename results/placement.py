@@ -10,14 +10,14 @@ from typing import Any
 
 from results.store import canonical_json, sha256_text
 
-#: Parts of the training section that follow from the layout, or do not change what a step computes.
+#: Parts of the training section that follow from the number of ranks, or do not change what a step computes.
 _LEFT_OUT = ("checkpoint_every", "micro_batch")
 
 
-def layout_of(
+def placement_of(
     config: Mapping[str, Any], opening: Mapping[str, Any], environment: Mapping[str, Any], ranks: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """The layout of one attempt.
+    """The placement of one attempt.
 
     Args:
         config: the frozen configuration.
@@ -26,10 +26,10 @@ def layout_of(
         ranks: the ranks' files.
 
     Returns:
-        ``machine`` (name of the processor or GPU; several are joined by ``+``)``, nodes, threads`` (per rank)``,
-        physical_cores`` (of the node that offers fewest to the run; null where unknown)``, oversubscribed`` (whether a core or
-        a GPU served more than one rank or thread; null where unknown)``, strong, weak`` (hash of what the runs of a curve have
-        in common; ``weak`` takes the batch of one rank where ``strong`` takes the batch of all)``, engine_options`` (hash).
+        ``started`` (ISO 8601)``, machine`` (name of the processor or GPU; several are joined by ``+``)``, nodes, threads`` (per
+        rank)``, physical_cores`` (of the node that offers fewest to the run; null where unknown)``, oversubscribed`` (whether a
+        core or a GPU served more than one rank or thread; null where unknown)``, strong, weak`` (hash of what the runs of a
+        curve have in common; ``weak`` takes the batch of one rank where ``strong`` takes that of all)``, engine_options`` (hash).
     """
     threads = int(opening.get("threads") or 1)
     hosts: dict[str, list[Mapping[str, Any]]] = {}
@@ -44,6 +44,7 @@ def layout_of(
         needed = [len(members) * threads for members in hosts.values()]
         shared = [None if count is None else need > count for need, count in zip(needed, cores, strict=True)]
     return {
+        "started": opening.get("started"),
         "machine": _machine(ranks, environment, on_gpu),
         "nodes": len(hosts) or None,
         "threads": threads,
