@@ -156,18 +156,30 @@ def equality_table(equality: Mapping[str, Any] | None) -> dict[str, Any] | None:
     return {**equality, "tolerance": f"{equality['tolerance']:.0e}", "arms": arms}
 
 
+_INTERVAL = "95 %"
+
+
 def scaling_table(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """The scaling section: head and cells of its table, and its sentences; None where the study asks for none."""
     if not found:
         return None
     columns = scaling_tables.columns(found)
+    shown = [column for column in columns if column.heading != _INTERVAL]
+    rows = []
+    for line in scaling_tables.lines_of(found):
+        cells: list[dict[str, Any]] = []
+        for column in columns:
+            text = column.text(column.get(line))
+            if column.heading == _INTERVAL:  # under the number that it is of: the page is narrower than a terminal
+                cells[-1]["small"] = text
+            else:
+                cells.append({"text": text, "small": "", "right": column.right})
+        rows.append(cells)
     return {
         "mode": found["mode"],
         "fixed": "the batch of one rank" if found["mode"] == "weak" else "the global batch",
-        "head": [(column.heading, column.right) for column in columns],
-        "rows": [
-            [(column.text(column.get(line)), column.right) for column in columns] for line in scaling_tables.lines_of(found)
-        ],
+        "head": [(column.heading, column.right) for column in shown],
+        "rows": rows,
         "sentences": scaling_tables.sentences(found),
     }
 
@@ -226,8 +238,8 @@ def sections(context: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Anchors and titles of the sections that this report has, in order."""
     wanted = [
         ("verdicts", "Verdicts", True),
-        ("accuracy", "Accuracy", True),
-        ("cost", "Cost", True),
+        ("accuracy", "Accuracy", context["fits"] or not context["scaling"]),  # a scaling study trains too little to be read
+        ("cost", "Cost", context["front_names"] or not context["scaling"]),
         ("runs", "All runs", True),
         ("scaling", "Scaling", context["scaling"]),
         ("engines", "Engines", context["equality"]),
