@@ -20,7 +20,7 @@ from typing import Any
 from harness.experiment import Experiment
 from harness.group import Group, join
 from harness.leave import LeaveError, LeaveFlag
-from harness.provenance import EnergyCounter, environment, now
+from harness.provenance import EnergyCounter, environment, now, place
 from launchers.layout import Layout
 from launchers.starting import launch_log
 from results.errors import EXIT_OK, EXIT_RUN_FAILED, DivergedError, ResultError, TenfoldError
@@ -155,6 +155,7 @@ def _write_rank(context: Any, energy: EnergyCounter) -> None:
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "device": str(context.device),
+            **place(context.device),
             "total_s": total,
             "phases_s": dict(context.meter.phases_s),
             "memory": context.meter.memory(),
