@@ -1,7 +1,8 @@
 """Processes of a cluster: started detached, recognised by a mark in their environment, ended with all that runs under them.
 
 A process id alone proves nothing, since the kernel gives it away again; the mark in the environment does. Slurm's step daemons
-inherit it from slurmd, tasks descend from step daemons, and tasks that outlive theirs still carry Slurm's own variables.
+inherit it from slurmd but then write their title over it: those are told by the log they write, which is their node's. Tasks
+descend from step daemons, and tasks that outlive theirs still carry Slurm's own variables.
 """
 
 from __future__ import annotations
@@ -72,21 +73,36 @@ def belonging(folder: Path, slurm_conf: Path, *, names: Iterable[str] | None = N
     """
     wanted = None if names is None else set(names)
     roots: dict[int, psutil.Process] = {}
+    steps: dict[int, psutil.Process] = {}
     tasks: dict[int, psutil.Process] = {}
     for process in psutil.process_iter():
         variables = environment_of(process)
         if variables.get(MARK_CLUSTER) == str(folder) and (wanted is None or variables.get(MARK_NAME) in wanted):
             roots[process.pid] = process
+        elif (step_of := _step_daemon_of(process, slurm_conf.parent)) and (wanted is None or step_of in wanted):
+            steps[process.pid] = process
         # SLURM_CONF alone is a user's shell that talks to this cluster; SLURMD_NODENAME is what only tasks have.
         node = variables.get("SLURMD_NODENAME")
         if node and variables.get("SLURM_CONF") == str(slurm_conf) and (wanted is None or node in wanted):
             tasks[process.pid] = process
-    for process in [*roots.values(), *tasks.values()]:
+    for process in [*roots.values(), *steps.values(), *tasks.values()]:
         with contextlib.suppress(*_GONE):
             for child in process.children(recursive=True):
-                if child.pid not in roots:
+                if child.pid not in roots and child.pid not in steps:
                     tasks[child.pid] = child
-    return [process for pid, process in {**roots, **tasks}.items() if pid != os.getpid()]
+    found = {**roots, **steps, **tasks}  # in this order: a step daemon that saw its tasks die would report it
+    return [process for pid, process in found.items() if pid != os.getpid()]
+
+
+def _step_daemon_of(process: psutil.Process, folder: Path) -> str | None:
+    """The node that a slurmstepd of this cluster works for."""
+    with contextlib.suppress(*_GONE, OSError):
+        if process.name().startswith("slurmstepd"):
+            for file in process.open_files():
+                path = Path(file.path)
+                if path.parent == folder / "log" and path.name.startswith("slurmd-"):
+                    return path.stem.removeprefix("slurmd-")
+    return None
 
 
 def kill_all(folder: Path, slurm_conf: Path, *, names: Iterable[str] | None = None, timeout_s: float = 10.0) -> list[int]:
@@ -108,7 +124,8 @@ def kill_all(folder: Path, slurm_conf: Path, *, names: Iterable[str] | None = No
         for process in left:
             with contextlib.suppress(*_GONE):
                 process.kill()
-        psutil.wait_procs(left, timeout=max(0.0, deadline - time.monotonic()))
+        while any(_lives(process) for process in left) and time.monotonic() < deadline:
+            time.sleep(0.01)
     _remove_unused(shared)
     return [process.pid for process in left]
 
@@ -117,11 +134,19 @@ def stop(process: psutil.Process, timeout_s: float = 20.0) -> bool:
     """Ask a daemon to end (TERM) and wait; True if it did."""
     with contextlib.suppress(psutil.NoSuchProcess):
         process.terminate()
-        try:
-            process.wait(timeout_s)
-        except psutil.TimeoutExpired:
+    deadline = time.monotonic() + timeout_s
+    while _lives(process):
+        if time.monotonic() > deadline:
             return False
+        time.sleep(0.02)
     return True
+
+
+def _lives(process: psutil.Process) -> bool:
+    """Whether a process still runs; one that only waits to be reaped by its parent does not."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def _shared_memory(pid: int) -> set[Path]:

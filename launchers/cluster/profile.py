@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from launchers.cluster.config import CLUSTER, HIGH_PARTITION, PARTITION, Layout
 from launchers.cluster.settings import ClusterSettings, machine_cores
 from launchers.site import PartitionProfile, SiteProfile, sites_folder
 from results.errors import BusyError
-from results.store import make_folder, write_text
+from results.store import make_folder, read_json, read_json_or, write_json, write_text
 
 NOTE = """\
 # A real Slurm on this one machine. Written by `tenfold cluster up`, removed by `tenfold cluster down`.
@@ -73,6 +74,8 @@ def write_profile(layout: Layout, settings: ClusterSettings) -> Path:
     """
     path = profile_path()
     refuse_foreign_profile(layout)
+    made = [str(folder) for folder in (path.parent, path.parent.parent) if not folder.exists()]
+    write_json(layout.facts, {**read_json(layout.facts), "made_folders": made})
     make_folder(path.parent, what="the folder of site profiles", next_step="choose another by TENFOLD_CONFIG=FOLDER")
     text = yaml.safe_dump(differences(loopback_profile(layout, settings)), sort_keys=False, allow_unicode=True)
     write_text(path, NOTE + text)
@@ -100,11 +103,9 @@ def remove_profile(layout: Layout) -> bool:
     if _cluster_of(path) != layout.slurm_conf:
         return False
     path.unlink(missing_ok=True)
-    for folder in (path.parent, path.parent.parent):  # only where `up` made them: a folder with anything in it stays
-        try:
-            folder.rmdir()
-        except OSError:
-            break
+    for folder in read_json_or(layout.facts, {}).get("made_folders", []):  # by `up`; one that holds more by now stays
+        with contextlib.suppress(OSError):
+            Path(folder).rmdir()
     return True
 
 
