@@ -3,7 +3,7 @@
 ::
 
     checkpoints/
-      step-00000100/   engine files, rng-<rank>.pt, state.json
+      step-00000100/   engine files, rng-<rank>.pt, state.json; universal.json once converted for another number of ranks
       latest           name of the newest complete one
       best             name of the best by the validation metric (``train.select=best``)
 """
@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from typing import Any
 from harness.engines.base import Engine
 from harness.group import Group
 from results.errors import ResultError
-from results.store import read_json, write_json, write_text
+from results.store import read_json, sha256_text, write_json, write_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,27 +88,40 @@ class Checkpoints:
         return plain
 
     def load(self, engine: Engine, path: Path) -> dict[str, Any]:
-        """Load engine and random state. Collective.
+        """Load engine and random state; a checkpoint of another number of ranks is converted first. Collective.
 
         Raises:
-            ResultError: it was saved by another engine or world size.
+            ResultError: it was saved by an engine of another family, or cannot be converted.
         """
+        state = self.state(path)
+        name, world = engine.config.name, self.group.world
+        if family(state["engine"]) != family(name):
+            raise ResultError(
+                f"the checkpoint was saved by {state['engine']} and this attempt is {name}: {_APART}",
+                where=str(path),
+                next_step=f"tenfold retry {self.folder.parent.name} --with engine={state['engine']}",
+            )
+        same = state["world"] == world and state["engine"] == name
+        if same or family(name) in _WHOLE:
+            engine.load(path)
+        else:
+            convert(path, self.group)
+            engine.load(path, universal=True)
+        self._restore_random_state(path, same_world=state["world"] == world)
+        return state
+
+    def _restore_random_state(self, path: Path, *, same_world: bool) -> None:
+        """Of this rank; one that the checkpoint does not know gets a state of its own, the same whenever it is resumed."""
         import torch
 
-        state = self.state(path)
-        if state["world"] != self.group.world or state["engine"] != engine.config.name:
-            raise ResultError(
-                f"the checkpoint was saved by {state['engine']} on {state['world']} ranks, "
-                f"this attempt is {engine.config.name} on {self.group.world}",
-                where=str(path),
-                next_step=f"engine={state['engine']} ranks={state['world']}",
-            )
-        engine.load(path)
-        random = torch.load(path / f"rng-{self.group.rank}.pt", weights_only=True)
+        file = path / f"rng-{self.group.rank}.pt"
+        if not file.exists() and not same_world:
+            torch.manual_seed(int(sha256_text(f"{path.name}/{self.group.rank}")[:15], 16))
+            return
+        random = torch.load(file, weights_only=True)
         torch.set_rng_state(random["cpu"])
-        if "device" in random:
+        if "device" in random and self.group.device.type == "cuda":
             torch.cuda.set_rng_state(random["device"], self.group.device)
-        return state
 
     def finish(self, keep: str) -> None:
         """After completion keep what the experiment asks for: ``none``, ``last`` or ``best``."""
@@ -125,6 +140,44 @@ class Checkpoints:
         for path in complete[:-2]:
             if path not in pointed:
                 shutil.rmtree(path, ignore_errors=True)
+
+
+#: Engines whose checkpoint holds everything on every rank: another number of ranks loads it as it is.
+_WHOLE = ("torch", "zero0")
+_APART = (
+    "their files hold optimiser states in forms that do not convert into each other (stages 1 and 2 do, and any stage to another "
+    "number of ranks)"
+)
+
+
+def family(engine: str) -> str:
+    """Engines of one family read each other's checkpoints."""
+    return {"zero1": "zero1-2", "zero2": "zero1-2", "zero3_offload": "zero3"}.get(engine, engine)
+
+
+def convert(path: Path, group: Group) -> None:
+    """Make the checkpoint independent of the number of ranks (``state_universal/`` beside ``state/``), once. Collective.
+
+    Raises:
+        ResultError: DeepSpeed's converter fails.
+    """
+    problem = _convert(path) if group.rank == 0 and not (path / "universal.json").exists() else None
+    problem = group.broadcast(problem)
+    if problem:
+        raise ResultError(f"the checkpoint cannot be converted to another number of ranks: {problem}", where=str(path))
+
+
+def _convert(path: Path) -> str | None:
+    target = path / "state_universal"
+    shutil.rmtree(target, ignore_errors=True)
+    words = ["--input_folder", str(path / "state"), "--output_folder", str(target)]
+    command = [sys.executable, "-P", "-m", "deepspeed.checkpoint.ds_to_universal", *words]
+    command += ["--num_extract_workers", "1", "--num_merge_workers", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    if done.returncode:
+        return (done.stderr.strip().splitlines() or ["no output"])[-1]
+    write_json(path / "universal.json", {"converted": True})
+    return None
 
 
 def _random_state(device: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from harness.experiment import Experiment
+from harness.experiment import Experiment, load_engine
 from harness.schema import ExperimentConfig
 from launchers.site import default_site, user_config_folder
 from models import registry
@@ -228,10 +228,7 @@ def override_frozen(experiment: Experiment, overrides: Sequence[str]) -> Experim
     for override in parse(overrides):
         key, value = override.key_or_group, override.value()
         if key == "engine":
-            path = Path(__file__).parent.parent / "configs" / "engine" / f"{value}.yaml"
-            if not path.exists():
-                raise ConfigError(f"there is no engine '{value}'", where=f"command line: {override.input_line}")
-            node.engine = OmegaConf.load(path)
+            node.engine = OmegaConf.structured(load_engine(str(value), f"command line: {override.input_line}"))
         elif key in ("system", "scale"):
             raise ConfigError(
                 f"'{key}' brings other data and training numbers: it cannot be changed on top of a frozen configuration",

@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from harness import identity as identities
 from harness.checks import check
-from harness.schema import ExperimentConfig
+from harness.schema import EngineConfig, ExperimentConfig
 from models import registry
 from models.catalogue import Catalogue
 from results.errors import ConfigError, ResultError, near_matches
@@ -114,6 +114,8 @@ class Experiment:
         if self.config.train.global_batch % (micro * ranks):
             micro = max(self.config.train.global_batch // ranks, 1)
         config = dataclasses.replace(self.config, ranks=ranks, train=dataclasses.replace(self.config.train, micro_batch=micro))
+        if layout.engine is not None:
+            config.engine = load_engine(layout.engine, "layout.json")
         check(config, "layout.json")
         return Experiment(config)
 
@@ -213,6 +215,22 @@ class Experiment:
                 finally:
                     lock.release()
         return folder
+
+
+def load_engine(name: str, source: str) -> EngineConfig:
+    """A built-in engine's configuration by name.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    folder = Path(__file__).parent.parent / "configs" / "engine"
+    path = folder / f"{name}.yaml"
+    if not path.exists():
+        raise ConfigError(
+            f"there is no engine '{name}'{near_matches(name, (p.stem for p in folder.glob('*.yaml')))}", where=source
+        )
+    found: EngineConfig = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(EngineConfig), OmegaConf.load(path)))  # type: ignore[assignment]
+    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

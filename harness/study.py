@@ -179,6 +179,12 @@ def adhoc_study(overrides: Sequence[str], *, config_dir: Path | None = None) -> 
     return _expand(config, [], "tenfold sweep " + " ".join(words), config_dir)
 
 
+def single_study(experiment: Experiment, command: str) -> Study:
+    """A study of one experiment, for what takes studies (submitting)."""
+    config = StudyConfig(name=experiment.config.system, title=experiment.name)
+    return Study(config, [StudyPoint("run", False, (), experiment)], command.strip())
+
+
 def _expand(config: StudyConfig, overrides: Sequence[str], command: str, config_dir: Path | None) -> Study:
     points: list[StudyPoint] = []
     with Composer(config_dir) as composer:

@@ -18,6 +18,7 @@ from harness.schedulers import scheduler_words
 from harness.study import Study, StudyPoint
 from launchers.local import Ended, Leaving, LocalQueue
 from launchers.request import RunRequest
+from launchers.starting import LocalStarter, Starter
 from results.errors import TenfoldError
 from results.failures import Failure, FailureClass
 from results.merge import write_record
@@ -172,7 +173,23 @@ def _queue(experiment: Experiment, budget: float, display: Display, group: str |
         on_tick=display.tick,
         on_problem=display.say,
         leaving=display.choice,
+        starter=starter_for(experiment),
     )
+
+
+def starter_for(experiment: Experiment) -> Starter:
+    """How this machine's ranks are started: one process each, or by mpiexec.
+
+    Raises:
+        LaunchError: there is no mpiexec.
+    """
+    launcher = experiment.config.launcher
+    if launcher.name != "mpi":
+        return LocalStarter()
+    from launchers.mpi import MpiStarter, find_mpiexec
+
+    find_mpiexec()
+    return MpiStarter(tuple(launcher.arguments))
 
 
 def _projecting(experiment: Experiment, display: Display, group: str | None) -> Callable[[str, RunRequest, Ended | None], None]:

@@ -26,6 +26,7 @@ class Layout:
         exclude_nodes: nodes that an attempt was lost on.
     """
 
+    engine: str | None = None
     ranks: int | None = None
     micro_batch: int | None = None
     memory_gib: float | None = None
@@ -56,5 +57,5 @@ class Layout:
 
     @property
     def changed(self) -> bool:
-        """Whether ranks or micro-batch differ from what was asked for."""
-        return self.ranks is not None or self.micro_batch is not None
+        """Whether engine, ranks or micro-batch differ from what was asked for."""
+        return any(value is not None for value in (self.engine, self.ranks, self.micro_batch))

@@ -173,7 +173,8 @@ class RankProcesses:
         left = attempt.read("leave")
         if self._stopped is not None:
             self._stopped.step = None if left is None else left.get("step")
-            attempt.fail(self._stopped)
+            if not attempt.fail(self._stopped) and (attempt.failure() or {}).get("reason") == self._stopped.reason:
+                attempt.write("failure", self._stopped.as_dict())  # the same word, now with the step it stopped after
         elif left is not None:
             attempt.fail(self._left_because(left))
         elif any(code != 0 for code in codes):

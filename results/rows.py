@@ -72,7 +72,7 @@ def read_row(folder: RunFolder, word: Word | None = None) -> Row:
     row = _row_from_files(folder)
     if word is not None and row["status"] not in (Status.COMPLETED, DAMAGED):
         # It is queued or running again, whatever became of its last attempt; or nobody can say.
-        row.update(status=str(word.standing), failure=None, detail=word.detail)
+        row.update(status=str(word.standing), failure=None, detail=word.detail, attempts=len(folder.attempts()))
     return row
 
 

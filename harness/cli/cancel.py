@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
 def cancel_rows(rows: Sequence[dict[str, Any]], runs: Path, *, pending_only: bool = False) -> str:
     """Cancel the runs of these rows; one sentence of what was done.
 
-    A job is cancelled when all its unfinished runs are meant; of a job that others share, a run is asked to leave by its stop file.
+    A job is cancelled when all its unfinished runs are meant; a run whose job others share is asked to leave by its stop file.
     """
     from harness.schedulers import survey_of
 
@@ -48,12 +48,11 @@ def cancel_rows(rows: Sequence[dict[str, Any]], runs: Path, *, pending_only: boo
     found = survey_of(runs)
     jobs: dict[tuple[str | None, str], set[str]] = {}
     if found is not None:
-        for name, (submission, index, job) in found.jobs.items():
+        for name, (submission, _, job) in found.jobs.items():
             if job is not None:
                 jobs.setdefault((submission.profile.slurm_conf, job.job_id), set()).add(name)
                 if pending_only and job.state != "PENDING":
                     wanted.discard(name)
-            _ = index
     cancelled: dict[str | None, list[str]] = {}
     asked = 0
     for (conf, job_id), members in jobs.items():

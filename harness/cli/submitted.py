@@ -61,7 +61,7 @@ def tell(submitted: Submitted, words: str, *, as_json: bool) -> None:
 
 
 def _dry_run(study: Study, steps: Sequence[Step], display: Display, *, check: bool) -> int:
-    """Distinct scripts on standard output, one after another, each from its ``#!`` line; everything else goes to the error stream."""
+    """Distinct scripts on standard output, one after another, each from its ``#!`` line; all else goes to the error stream."""
     todo = [step.point for step in steps if step.action in (Action.CREATE, Action.RESUME)]
     prepared = scripts(study, todo, display)
     for number, one in enumerate(prepared, 1):

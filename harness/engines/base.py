@@ -94,8 +94,12 @@ class Engine(ABC):
         """Write everything a resume needs; collective."""
 
     @abstractmethod
-    def load(self, folder: Path) -> None:
-        """Read what :meth:`save` wrote; collective."""
+    def load(self, folder: Path, *, universal: bool = False) -> None:
+        """Read what :meth:`save` wrote; collective.
+
+        Args:
+            universal: read its form that is independent of the number of ranks (:func:`harness.checkpoints.convert`).
+        """
 
 
 class EvalModule(nn.Module):

@@ -147,8 +147,11 @@ class DeepSpeedEngine(Engine):
     def save(self, folder: Path) -> None:
         self._engine.save_checkpoint(str(folder), tag="state", save_latest=False)
 
-    def load(self, folder: Path) -> None:
-        path, _ = self._engine.load_checkpoint(str(folder), tag="state")
+    def load(self, folder: Path, *, universal: bool = False) -> None:
+        # A switch of the configuration, but looked at only here: it need not be known when the engine is built.
+        self._engine._config.load_universal_checkpoint = universal
+        path, _ = self._engine.load_checkpoint(str(folder), tag="state_universal" if universal else "state")
+        self._engine._config.load_universal_checkpoint = False
         if path is None:
             raise RunError(
                 "DeepSpeed could not load the checkpoint",

@@ -63,7 +63,7 @@ class TorchEngine(Engine):
             folder / "torch.pt",
         )
 
-    def load(self, folder: Path) -> None:
+    def load(self, folder: Path, *, universal: bool = False) -> None:
         state = torch.load(folder / "torch.pt", map_location=self.group.device, weights_only=True)
         self._module.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])

@@ -148,6 +148,12 @@ class Slurm:
                 found[fields["NodeName"]] = fields.get("NodeAddr", fields["NodeName"])
         return found
 
+    def nodes_down(self, nodes: str) -> list[str]:
+        """Those of the nodes that the controller has given up."""
+        text = self.call("scontrol", "show", "node", "--oneliner", nodes)
+        found = [parse_fields(line) for line in text.splitlines()]
+        return [node["NodeName"] for node in found if re.search(r"DOWN|FAIL|NOT_RESPONDING|\*", node.get("State", ""))]
+
     def hostnames(self, nodes: str) -> list[str]:
         """Expand ``n[1-3]``."""
         return self.call("scontrol", "show", "hostnames", nodes).split()

@@ -24,6 +24,7 @@ from launchers.request import RunRequest
 from launchers.retrying import Action, RetryRule, decide
 from launchers.slurm.commands import Slurm
 from launchers.slurm.ledger import Submission, TaskRun
+from launchers.slurm.settle import mourn
 from launchers.slurm.starter import SrunStarter
 from results.errors import LaunchError, TenfoldError
 from results.failures import NEXT_STEP, Failure, FailureClass
@@ -73,6 +74,8 @@ class Job:
         task = self.submission.tasks[self.index]
         _say(f"==> job {self.job_id} on {os.environ.get('SLURM_JOB_NODELIST')}, restart {self.restart}: {len(task)} run(s)")
         self._name_job(task)
+        if self.restart:
+            mourn(self.submission, self.index, self.restart, self.slurm)
         self.leave_at = self._time_to_leave(task)
         waiting = list(task)
         while waiting:
@@ -123,10 +126,14 @@ class Job:
             return FailureClass.TIMEOUT, "the job's time limit is near"
         by = f" ({self.signal_name})" if self.signal_name else ""
         try:
-            state = self.slurm.job(self.raw_id).get("JobState", "")
+            facts = self.slurm.job(self.raw_id)
+            down = self.slurm.nodes_down(os.environ["SLURM_JOB_NODELIST"])
         except LaunchError as error:
             return FailureClass.PREEMPTED, f"asked to leave{by}; the controller could not be asked why: {error.what}"
-        return reason_for(state, by)
+        if down:
+            return FailureClass.NODE_FAIL, f"the job lost {', '.join(down)}"
+        restarts = int(facts.get("Restarts", "0") or 0)
+        return reason_for(facts.get("JobState", ""), requeued=restarts > self.restart, by=by)
 
     def _left(self, left: dict[str, Any]) -> Failure:
         """Ranks have left by themselves: a signal reached one of them, or their own clock ran out."""
@@ -266,17 +273,23 @@ class Job:
         _say(f"{run.name}: submitted again as job {job}, {layout.reason}")
 
 
-def reason_for(state: str, by: str = "") -> tuple[FailureClass, str]:
-    """Class and reason of ranks having been asked to leave, from the job's state at that moment."""
+def reason_for(state: str, *, requeued: bool, by: str = "") -> tuple[FailureClass, str]:
+    """Class and reason of ranks having been asked to leave, from the job's state at that moment.
+
+    Args:
+        requeued: the controller counts one restart more than this incarnation of the job is.
+    """
+    if requeued:
+        return FailureClass.PREEMPTED, f"the scheduler has requeued the job: preempted, or by an administrator{by}"
     if state in UNDISTURBED:
         return FailureClass.PREEMPTED, f"asked to leave{by} while the job went on"
-    if state == "CANCELLED":
-        return FailureClass.CANCELLED, "the job was cancelled"
-    if state == "TIMEOUT":
-        return FailureClass.TIMEOUT, "the job's time limit was reached"
-    if state == "NODE_FAIL":
-        return FailureClass.NODE_FAIL, "a node of the job failed"
-    return FailureClass.PREEMPTED, f"the scheduler took the nodes back ({state or 'no state'}){by}"
+    known = {
+        "TIMEOUT": (FailureClass.TIMEOUT, "the job's time limit was reached"),
+        "NODE_FAIL": (FailureClass.NODE_FAIL, "a node of the job failed"),
+        "PREEMPTED": (FailureClass.PREEMPTED, "the job was preempted and will not be requeued"),
+    }
+    # COMPLETING without a restart: it is being ended for good. By whom, the accounting knows afterwards.
+    return known.get(state, (FailureClass.CANCELLED, f"the job was cancelled ({state.lower() or 'no state'}){by}"))
 
 
 def _event(what: str, request: RunRequest, how: Ended | None) -> None:

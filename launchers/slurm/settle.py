@@ -34,14 +34,45 @@ def settle_task(submission: Submission, index: int, task: tuple[TaskRun, ...], s
         ResultError: a run folder cannot be written.
     """
     job_id = submission.task_id(index) or ""
-    silent = [run for run in task if not _has_word(RunFolder(submission.runs / run.name), submission.token)]
-    if not silent:
+    folders = [RunFolder(submission.runs / run.name) for run in task]
+    wanting = [folder for folder in folders if not _has_word(folder, submission.token) or _provisional(folder)]
+    if not wanting:
         return True
     known = slurm.job(job_id)
     done = True
-    for run in silent:
-        done = _speak(RunFolder(submission.runs / run.name), submission, job_id, known) and done
+    for folder in wanting:
+        if _has_word(folder, submission.token):
+            _refine(folder, known)
+        else:
+            done = _speak(folder, submission, job_id, known) and done
     return done
+
+
+def mourn(submission: Submission, index: int, restart: int, slurm: Slurm) -> None:
+    """At the start of a requeued job: attempts of the incarnation before that ended without a word get theirs.
+
+    Raises:
+        ResultError: a run folder cannot be written.
+    """
+    for run in submission.tasks[index]:
+        folder = RunFolder(submission.runs / run.name)
+        last = folder.last_attempt()
+        if last is None or not belongs(last, submission.token) or folder.is_completed() or last.failure() is not None:
+            continue
+        job = (last.read("attempt", {}) or {}).get("job", {})
+        down = slurm.nodes_down(str(job["nodes"])) if job.get("nodes") else []
+        kind = FailureClass.NODE_FAIL if down or not last.read("leave") else FailureClass.PREEMPTED
+        lost = f"lost {', '.join(down)}" if down else "ended without a word, with its node or by force"
+        last.fail(
+            Failure(
+                kind=kind,
+                reason=f"job {job.get('job_id', '')}: its incarnation {restart - 1} {lost}; it was requeued",
+                step=(last.read("leave") or {}).get("step"),
+                host=",".join(down),
+                next_step=NEXT_STEP[kind].format(run=folder.name),
+            )
+        )
+        write_record(folder)
 
 
 def belongs(attempt: Attempt, token: str) -> bool:
@@ -59,6 +90,35 @@ def _has_word(folder: RunFolder, token: str) -> bool:
         return True
     last = folder.last_attempt()
     return last is not None and belongs(last, token) and last.failure() is not None
+
+
+def _provisional(folder: RunFolder) -> bool:
+    """Whether the end is on record, but as "cancelled" by a job that was being ended and could not know by whom."""
+    last = folder.last_attempt()
+    failure = (last.failure() if last else None) or {}
+    return (
+        not folder.is_completed()
+        and failure.get("class") == FailureClass.CANCELLED
+        and "job_state" not in failure.get("evidence", {})
+    )
+
+
+def _refine(folder: RunFolder, known: dict[str, Any]) -> None:
+    last, state = folder.last_attempt(), _state(known)
+    if last is None or state not in ENDINGS:
+        return
+    failure = Failure.from_dict(last.failure() or {})
+    failure.evidence = {**failure.evidence, "job_state": state}
+    kind, reason = ENDINGS[state]
+    if kind is not failure.kind and kind is not FailureClass.CRASH:
+        failure.kind, failure.reason = kind, reason
+        failure.next_step = NEXT_STEP[kind].format(run=folder.name)
+    last.write("failure", failure.as_dict())
+    write_record(folder)
+
+
+def _state(known: dict[str, Any]) -> str:
+    return str(known.get("JobState", "")).split()[0] if known.get("JobState") else ""
 
 
 def _speak(folder: RunFolder, submission: Submission, job_id: str, known: dict[str, Any]) -> bool:
@@ -88,7 +148,7 @@ def _is_newer(attempt: Attempt, submission: Submission) -> bool:
 
 def failure_for(known: dict[str, Any], job_id: str, attempt: Attempt, run: str, submission: Path) -> Failure:
     """The failure of an attempt that ended without a word, from the scheduler's facts."""
-    state = str(known.get("JobState", "")).split()[0] if known.get("JobState") else ""
+    state = _state(known)
     kind, reason = ENDINGS.get(
         state, (FailureClass.NODE_FAIL, "its job is gone and nobody knows why: the node or the scheduler was killed")
     )
