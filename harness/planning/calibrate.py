@@ -2,14 +2,19 @@
 
 * the *base*: peak memory of a warmed worker of an engine before it holds a model worth mentioning (imports, process group, one
   forward and backward of each kind of operator, one optimiser step, one checkpoint);
-* the *probes*: matrix-product rate, copy bandwidth and fixed cost per operation of one rank of this machine.
+* what an *engine* adds to a step: per step, per parameter tensor, per module call;
+* the *links*: latency and bandwidth of collectives between two ranks;
+* the *probes* of operators: :mod:`harness.planning.probes`.
 
 Run as ``python -m harness.planning.calibrate ENGINE`` by :mod:`harness.planning.machine`, one process a rank.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
+import statistics
 import sys
 import tempfile
 import time
@@ -17,25 +22,26 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from harness.group import join
+
 
 def _tiny_model() -> Any:
     import torch
     from torch import nn
 
     class Kinds(nn.Module):
-        """One of each kind of operator that systems use, at sizes that cost nothing."""
+        """One of each kind of operator that systems use, convolutions apart, at sizes that cost nothing."""
 
         def __init__(self) -> None:
             super().__init__()
-            self.convolve = nn.Conv2d(4, 8, 3, padding=1, padding_mode="circular")
-            self.up = nn.ConvTranspose2d(8, 4, 2, stride=2)
+            self.widen = nn.Linear(4, 8)
             self.norm = nn.LayerNorm(4)
             self.mix = nn.Linear(4, 4)
             self.spectral = nn.Parameter(torch.randn(4, 4, 2) * 0.1)
 
         def forward(self, x: Any) -> Any:
-            x = torch.nn.functional.gelu(self.convolve(x))
-            x = self.up(torch.nn.functional.avg_pool2d(torch.tanh(x), 2))
+            x = torch.nn.functional.gelu(self.widen(x.movedim(1, -1))).movedim(-1, 1)
+            x = torch.tanh(x[:, :4] * torch.sigmoid(x[:, 4:]))
             x = self.mix(self.norm(x.movedim(1, -1))).movedim(-1, 1)
             modes = torch.fft.rfft2(x.float())
             weight = torch.view_as_complex(self.spectral.float().contiguous())
@@ -46,8 +52,23 @@ def _tiny_model() -> Any:
     return Kinds()
 
 
-def base_bytes(engine_name: str, stage: int | None, ranks: int) -> int:
-    """Peak resident bytes of this rank after it has done everything a worker does, with a model of a few hundred parameters."""
+def _run_convolutions() -> int:
+    """Convolutions of several shapes, for each of which oneDNN compiles kernels that it keeps. Returns their number."""
+    import torch
+
+    count = 0
+    for enter, leave, layout in itertools.product((2, 16), (3, 32), (torch.channels_last, torch.contiguous_format)):
+        field = torch.randn(1, enter, 12, 12).contiguous(memory_format=layout).requires_grad_()
+        weight, bias = torch.randn(leave, enter, 3, 3, requires_grad=True), torch.zeros(leave, requires_grad=True)
+        out = torch.nn.functional.conv2d(torch.cat([field[..., -1:], field], dim=-1), weight, bias)
+        out.relu().tanh().sigmoid().sum().backward()
+        count += 2
+    return count
+
+
+def base_bytes(engine_name: str, stage: int | None, group: Any) -> dict[str, float]:
+    """Peak resident bytes of this rank after it has done everything a worker does, with a model of a few hundred parameters
+    (``base_bytes``), and what the compiled kernels of one convolution take (``convolution_bytes``)."""
     import numpy as np
     import torch
     import xarray
@@ -57,15 +78,14 @@ def base_bytes(engine_name: str, stage: int | None, ranks: int) -> int:
     import harness.worker  # noqa: F401  (what a worker imports counts)
     from harness.checkpoints import Checkpoints
     from harness.engines import engine_class
-    from harness.group import join
-    from harness.meter import host_peak_bytes
+    from harness.meter import host_bytes, host_peak_bytes
     from harness.schema import EngineConfig, TrainConfig
     from models.system import ParamGroup
+    from results.pictures import save_panels
 
-    group = join(expected_world=ranks)
     engine = engine_class(engine_name)(
         config=EngineConfig(name=engine_name, stage=stage, offload=engine_name.endswith("offload"), bucket_elements=1000),
-        train=TrainConfig(steps=3, global_batch=ranks, micro_batch=1, clip=1.0),
+        train=TrainConfig(steps=3, global_batch=group.world, micro_batch=1, clip=1.0),
         precision="fp32",
         group=group,
         build=_tiny_model,
@@ -88,62 +108,118 @@ def base_bytes(engine_name: str, stage: int | None, ranks: int) -> int:
         array = zarr.open_group(folder + "/s.zarr", mode="w").create_array("x", shape=(2, 64), chunks=(1, 64), dtype="float64")
         array[:] = np.zeros((2, 64))
         np.savez_compressed(folder + "/s.npz", x=np.zeros(8))
+        panels = np.zeros((3, 3, 32, 32), dtype=np.float32)
+        save_panels(Path(folder), "p", panels=panels, row_titles=["a"] * 3, column_titles=["b"] * 3, title="", units="")
     peak = int(group.all_gather(np.array([float(host_peak_bytes())])).max())
+    before = host_bytes()
+    kernels = _run_convolutions()
+    grown = host_bytes() - before
     group.barrier()
     if group.rank == 0:
         import shutil
 
         shutil.rmtree(folder, ignore_errors=True)
-    group.leave()
-    return peak
+    return {"base_bytes": float(peak), "convolution_bytes": max(grown, 0) / kernels}
 
 
-def _median_seconds(function: Callable[[], Any], repeats: int) -> float:
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - start)
-    return sorted(times)[len(times) // 2]
+#: Layers and applications of each in a step, of the models whose cost under an engine is compared.
+_CHAINS = ((2, 1), (18, 1), (2, 9), (18, 3))
 
 
-def probes() -> dict[str, float]:
-    """Rates of one single-threaded rank: ``gemm_flops`` (FLOP/s), ``copy_bytes`` (B/s, read plus write), ``operation_s`` (s)."""
+def engine_costs(engine_name: str, stage: int | None, group: Any) -> dict[str, float]:
+    """Seconds that an engine adds to bare forward and backward passes: ``step_s`` per step, ``tensor_s`` per parameter tensor,
+    ``call_s`` per module call. Collectives of next to nothing and waiting for the other rank are part of it."""
+    import numpy as np
     import torch
+    from scipy.optimize import nnls
+    from torch import nn
 
-    torch.set_num_threads(1)
-    size = 1024
-    a, b, c = torch.randn(size, size), torch.randn(size, size), torch.empty(size, size)
-    torch.mm(a, b, out=c)
-    gemm = 2 * size**3 / _median_seconds(lambda: torch.mm(a, b, out=c), 9)
-    source, target = torch.randn(16 << 20), torch.empty(16 << 20)
-    target.copy_(source)
-    copy = 2 * source.numel() * 4 / _median_seconds(lambda: target.copy_(source), 9)
-    x = torch.ones(16, requires_grad=True)
-    count = 200
+    from harness.engines import engine_class
+    from harness.schema import EngineConfig, TrainConfig
+    from models.system import ParamGroup
 
-    def chain() -> None:
-        y = x
-        for _ in range(count):
-            y = y * 1.0001
-        y.sum().backward()
+    class Chain(nn.Module):
+        def __init__(self, layers: int, turns: int) -> None:
+            super().__init__()
+            self.layers, self.turns = nn.ModuleList(nn.Linear(8, 8) for _ in range(layers)), turns
 
-    chain()
-    return {"gemm_flops": gemm, "copy_bytes": copy, "operation_s": _median_seconds(chain, 9) / (2 * count)}
+        def forward(self, x: Any) -> Any:
+            for _ in range(self.turns):
+                for layer in self.layers:
+                    x = layer(x)
+            return x.mean()
+
+    def lower_quartile(function: Callable[[], Any]) -> float:
+        for _ in range(4):
+            function()
+        found = []
+        for _ in range(24):
+            start = time.perf_counter()
+            function()
+            found.append(time.perf_counter() - start)
+        return statistics.quantiles(found, n=4)[0]
+
+    rows, extra = [], []
+    batch = {"x": torch.randn(1, 8)}
+    for layers, turns in _CHAINS:
+        engine = engine_class(engine_name)(
+            config=EngineConfig(
+                name=engine_name, stage=stage, offload=engine_name.endswith("offload"), persistence_threshold_elements=0
+            ),
+            train=TrainConfig(steps=3, global_batch=group.world, micro_batch=1),
+            precision="fp32",
+            group=group,
+            build=lambda layers=layers, turns=turns: Chain(layers, turns),  # type: ignore[misc]
+            groups=lambda model: [ParamGroup(name="all", params=list(model.parameters()))],
+            loss=lambda model, batch: model(batch["x"]),
+        )
+        bare = Chain(layers, turns)
+        whole = lower_quartile(lambda engine=engine: engine.step([batch], 1e-3))  # type: ignore[misc]
+        extra.append(max(whole - lower_quartile(lambda bare=bare: bare(batch["x"]).backward()), 0.0))  # type: ignore[misc]
+        rows.append([1.0, 2.0 * layers, layers * turns + 1.0])
+    matrix, times = np.array(rows), np.array(extra)
+    found, _ = nnls(matrix / times[:, None], np.ones(len(times)))
+    return dict(zip(("step_s", "tensor_s", "call_s"), map(float, found), strict=True))
+
+
+def links() -> dict[str, float]:
+    """Latency (s, of the smallest all-reduce) and bandwidth (B/s that a rank sends) between the ranks of this machine."""
+    import torch
+    import torch.distributed as dist
+
+    group = join(expected_world=2)
+    found = {}
+    for name, elements, repeats in (("small", 1, 60), ("large", 1 << 21, 9)):
+        x = torch.zeros(elements)
+        times = []
+        for _ in range(repeats):
+            group.barrier()
+            start = time.perf_counter()
+            dist.all_reduce(x)
+            times.append(time.perf_counter() - start)
+        found[name] = statistics.median(times)
+    group.leave()
+    size = 4 * (1 << 21)  # an all-reduce of two ranks sends the tensor once
+    return {"latency_s": found["small"], "bytes_per_s": size / max(found["large"] - found["small"], 1e-9)}
 
 
 def main() -> None:
     """Print one JSON line on rank 0."""
-    import os
-
     kind = sys.argv[1]
+    found: dict[str, Any]
     if kind == "probes":
-        found: dict[str, float] = probes()
+        from harness.planning.probes import measure_machine
+
+        found = measure_machine()
+    elif kind == "links":
+        found = dict(links())
     else:
         stage = {"torch": None, "zero3_offload": 3}.get(
             kind, int(kind[4]) if kind.startswith("zero") and kind[4:].isdigit() else None
         )
-        found = {"base_bytes": float(base_bytes(kind, stage, int(os.environ["WORLD_SIZE"])))}
+        group = join(expected_world=int(os.environ["WORLD_SIZE"]))
+        found = {**base_bytes(kind, stage, group), "costs": engine_costs(kind, stage, group)}
+        group.leave()
     if os.environ["RANK"] == "0":
         print("CALIBRATION " + json.dumps(found), flush=True)
 

@@ -11,21 +11,13 @@ import tempfile
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from harness.provenance import cpu_model, memory_gib
 from launchers.environment import free_port, rank_environment
 from launchers.request import RunRequest
 from results.errors import PlanError
 from results.store import locked, make_folder, read_json_or, sha256_text, write_json
-
-#: Device memory in GiB and dense peak FLOP/s (vendor data sheets) that plans for GPUs are held against.
-GPU_TYPES: dict[str, dict[str, float]] = {
-    "A10G-24G": {"memory_gib": 22.5, "fp32": 31.2e12, "bf16": 70e12},
-    "A100-40G": {"memory_gib": 39.4, "fp32": 19.5e12, "bf16": 312e12},
-    "A100-80G": {"memory_gib": 79.2, "fp32": 19.5e12, "bf16": 312e12},
-    "H100-80G": {"memory_gib": 79.1, "fp32": 66.9e12, "bf16": 989e12},
-    "H200-141G": {"memory_gib": 139.8, "fp32": 66.9e12, "bf16": 989e12},
-}
 
 
 def cache_folder() -> Path:
@@ -40,22 +32,40 @@ def cache_folder() -> Path:
 
 
 #: Raised when :mod:`harness.planning.calibrate` measures something else than before.
-CALIBRATION = 2
+CALIBRATION = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Measured rates of one rank, and the memory there is."""
+    """Measured rates of one rank, and the memory there is.
 
-    gemm_flops: float | None
-    copy_bytes: float | None
-    operation_s: float | None
+    Attributes:
+        profile: what :func:`harness.planning.probes.measure_machine` found; empty if it was never run.
+    """
+
+    profile: dict[str, Any]
     memory_gib: float
 
     @property
     def measured(self) -> bool:
         """Whether the probes have been run."""
-        return self.gemm_flops is not None
+        return bool(self.profile)
+
+    @property
+    def gemm_flops(self) -> float | None:
+        """FLOP/s of a large matrix product."""
+        return self.profile.get("gemm_flops")
+
+    @property
+    def copy_bytes(self) -> float | None:
+        """B/s of a large copy, read plus write."""
+        return self.profile.get("copy_bytes")
+
+    @property
+    def operation_s(self) -> float | None:
+        """Fixed cost of a small operator, s: what bounds small models."""
+        tables = self.profile.get("tables")
+        return None if not tables else float(tables["mul"][0][1])
 
 
 @cache
@@ -69,21 +79,41 @@ def _file(name: str) -> Path:
 
 
 def machine(*, measure: bool = False) -> Machine:
-    """The profile; with ``measure`` the probes are run first if they never were."""
-    found = _stored("probes", "probes", 1, measure)
-    return Machine(found.get("gemm_flops"), found.get("copy_bytes"), found.get("operation_s"), memory_gib())
+    """The profile; with ``measure`` the probes, and those of the links between ranks, are run first if they never were."""
+    if measure:
+        links(measure=True)
+    return Machine(_stored("probes", "probes", 1, measure), memory_gib())
 
 
-def base(engine: str, ranks: int, *, measure: bool = False) -> int | None:
-    """Base of a worker of ``engine`` (one rank, or one of several), in bytes; None if it was never measured."""
+def base(engine: str, ranks: int, *, convolutions: int = 0, measure: bool = False) -> int | None:
+    """Base of a worker of ``engine`` (one rank, or one of several), in bytes; None if it was never measured.
+
+    Args:
+        convolutions: distinct ones, forward and backward: the kernels compiled for each are kept.
+    """
+    found = _engine(engine, ranks, measure)
+    return int(found["base_bytes"] + convolutions * found["convolution_bytes"]) if found else None
+
+
+def engine_costs(engine: str, ranks: int, *, measure: bool = False) -> dict[str, float] | None:
+    """Seconds that an engine adds per ``step_s``, ``tensor_s`` (parameter tensor) and ``call_s`` (module call)."""
+    found: dict[str, float] | None = _engine(engine, ranks, measure).get("costs")
+    return found
+
+
+def links(*, measure: bool = False) -> dict[str, float] | None:
+    """``latency_s`` and ``bytes_per_s`` between two ranks of this machine; None if never measured."""
+    return _stored("links", "links", 2, measure) or None
+
+
+def _engine(engine: str, ranks: int, measure: bool) -> dict[str, Any]:
     several = 2 if ranks > 1 else 1
-    found = _stored(f"base-{engine}-{several}", engine, several, measure)
-    return int(found["base_bytes"]) if found else None
+    return _stored(f"engine-{engine}-{several}", engine, several, measure)
 
 
-def _stored(name: str, kind: str, ranks: int, measure: bool) -> dict[str, float]:
+def _stored(name: str, kind: str, ranks: int, measure: bool) -> dict[str, Any]:
     path = _file(name)
-    found: dict[str, float] | None = read_json_or(path, None)
+    found: dict[str, Any] | None = read_json_or(path, None)
     if found is not None or not measure:
         return found or {}
     make_folder(path.parent, what="the folder of the machine's profile", next_step="TENFOLD_CACHE=FOLDER")
@@ -95,7 +125,7 @@ def _stored(name: str, kind: str, ranks: int, measure: bool) -> dict[str, float]
     return found
 
 
-def _measure(kind: str, ranks: int) -> dict[str, float]:
+def _measure(kind: str, ranks: int) -> dict[str, Any]:
     port = free_port()
     request = RunRequest(folder=Path(tempfile.gettempdir()), ranks=ranks)
     processes = [
@@ -111,7 +141,7 @@ def _measure(kind: str, ranks: int) -> dict[str, float]:
     outputs = [process.communicate(timeout=600) for process in processes]
     for line in outputs[0][0].splitlines():
         if line.startswith("CALIBRATION "):
-            plain: dict[str, float] = json.loads(line.removeprefix("CALIBRATION "))
+            plain: dict[str, Any] = json.loads(line.removeprefix("CALIBRATION "))
             return plain
     raise PlanError(
         f"the machine's profile ({kind}) could not be measured: {outputs[0][1].strip()[-800:]}", next_step="tenfold doctor"

@@ -50,3 +50,21 @@ def buffer_bytes(params: int, largest: int, *, stage: int | None, world: int, bu
     if stage < 3:
         return width * (bucketed + -(-params // world))
     return width * (min(params, max(bucket, largest)) + bucketed)
+
+
+def update_bytes(trainable: int, *, stage: int | None, world: int, precision: str = "fp32") -> int:
+    """Temporaries of the optimiser's update: torch's multi-tensor Adam makes one denominator per second moment, at the time when
+    activations are gone; under ZeRO in bf16 the gradients of the rank's partition are copied to fp32 besides."""
+    share = -(-trainable // world) if (stage or 0) >= 1 else trainable
+    return share * (8 if precision == "bf16" and stage is not None else 4)
+
+
+#: CUDA's caching allocator hands out blocks rounded up to 2 MiB segments: what is reserved beyond what is live, as a share.
+GPU_FRAGMENTATION = 0.10
+
+
+def checkpoint_bytes(params: int, trainable: int, *, stage: int | None, precision: str = "fp32") -> int:
+    """Size of one checkpoint over all ranks: weights, and two moments of what is trained; ZeRO from stage 1 on (and bf16) adds
+    the fp32 master copy."""
+    mixed = precision == "bf16" and stage is not None
+    return params * (2 if mixed else 4) + trainable * (12 if mixed or stage else 8)

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import os
+from collections import OrderedDict
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from harness.experiment import Experiment
-from harness.planning.machine import GPU_TYPES, base, machine
-from harness.planning.memory import buffer_bytes, state_bytes
+from harness.planning.communication import published_bytes
+from harness.planning.costs import Layout, cpu_step, gpu_step, traffic_of
+from harness.planning.devices import GPU_TYPES
+from harness.planning.machine import base, machine
+from harness.planning.memory import GPU_FRAGMENTATION, buffer_bytes, checkpoint_bytes, state_bytes, update_bytes
 
 GIB = 2**30
 #: Steps that the loader reads ahead, plus the one in use and the one being read.
 BATCHES_HELD = 4
 #: Starting a worker (interpreter, imports, opening data), seconds, when nothing better is known.
 START_S = 6.0
+#: Bytes that a rank's step leaves in the series and the crash log.
+STEP_RECORD_BYTES = 300
+#: Everything else that a run leaves: configuration, plan, environment, logs, pictures.
+RUN_RECORD_BYTES = 300_000
 
 
 @dataclass(slots=True, kw_only=True)
@@ -21,10 +30,19 @@ class Plan:
     """A prediction; the keys of ``plan.json`` and of ``tenfold plan --json``.
 
     Attributes:
-        bytes_per_rank: peak of the largest rank, base included.
+        device: ``cpu``, or the GPU type planned for; ``cuda`` for a GPU of unknown type.
+        bytes_per_rank: peak of the largest rank where it is measured: the process on a CPU, base included, the device on a GPU.
+        host_bytes_per_rank: of the rank's process; None when the base has not been measured.
         base_bytes: a warmed worker without a model; None when this machine's profile has not been measured.
+        state_bytes: parameters, gradients, optimizer, where ``bytes_per_rank`` is counted.
+        activation_bytes: largest sum of live tensors in forward and backward.
+        fragmentation_bytes: what the allocator holds beyond that.
+        buffer_bytes: what DeepSpeed adds.
+        sent_bytes_per_step, published_sent_bytes: per rank, as counted of DeepSpeed and by the paper's closed form.
         step_s, train_s, node_hours: None when the profile has not been measured.
-        fits: on this machine; None when unknown.
+        step_parts_s: seconds of a step by cause.
+        storage_bytes: what the run leaves on disk.
+        fits: where it is planned for (this machine, or ``device``); None when unknown.
         fits_gpu: by GPU type, without the host's base.
     """
 
@@ -34,17 +52,25 @@ class Plan:
     zero_stage: int | None
     bytes_per_rank: int | None
     base_bytes: int | None
+    device: str = "cpu"
+    host_bytes_per_rank: int | None = None
     state_bytes: dict[str, int] = field(default_factory=dict)
     activation_bytes: int | None = None
+    fragmentation_bytes: int = 0
     buffer_bytes: int = 0
     data_bytes: int = 0
+    sent_bytes_per_step: float = 0.0
+    published_sent_bytes: float = 0.0
     step_s: float | None = None
+    step_parts_s: dict[str, float] = field(default_factory=dict)
     train_s: float | None = None
     node_hours: float | None = None
+    storage_bytes: int = 0
     fits: bool | None = None
     fits_gpu: dict[str, bool] = field(default_factory=dict)
     stages: dict[str, int] = field(default_factory=dict)
     global_batch: int = 0
+    micro_batch: int = 0
     steps: int = 0
     peak_flops_per_rank: float | None = None
     notes: list[str] = field(default_factory=list)
@@ -59,14 +85,15 @@ def plan_key(experiment: Experiment) -> str:
     from results.store import canonical_json
 
     config = experiment.plain
-    names = ("system", "variant", "size", "scale", "ranks", "precision", "device", "engine", "train", "data", "model")
+    names = ("system", "variant", "size", "scale", "ranks", "precision", "device", "engine", "train", "data", "model", "keep")
     return canonical_json({name: config[name] for name in names})
 
 
-def make_plan(experiment: Experiment, *, measure: bool = False) -> Plan:
-    """Predict parameters, memory, FLOPs and time.
+def make_plan(experiment: Experiment, *, gpu: str | None = None, measure: bool = False) -> Plan:
+    """Predict parameters, memory, FLOPs, communication and time.
 
     Args:
+        gpu: plan for a GPU of this type instead of for this machine.
         measure: measure the machine's profile first if that was never done (some seconds per engine).
     """
     from models.system import TrainedSystem
@@ -75,78 +102,185 @@ def make_plan(experiment: Experiment, *, measure: bool = False) -> Plan:
     if not isinstance(system, TrainedSystem):
         return Plan(params=None, flops_per_step=None, ranks=config.ranks, zero_stage=None, bytes_per_rank=None, base_bytes=None,
                     notes=["a profiled system plans its own phases"])  # fmt: skip
-    from harness.planning.trace import trace_step
-
-    trace = trace_step(
-        lambda: system.build_model(point),
-        lambda: system.example_batch(point, config.train.micro_batch),
-        lambda model, batch: system.loss(point, model, batch),
+    trace = _trace(experiment)
+    held = sum(system.plan_parts(point).values())
+    return plan_trace(
+        experiment,
+        trace,
+        device=gpu or _device(config.device),
+        data_bytes=held,
+        batch_bytes=_batch_bytes(system, point),
+        measure=measure,
     )
-    stage, world = config.engine.stage, config.ranks
-    notes: list[str] = []
-    bucket = config.engine.bucket_elements
-    largest = trace.largest_param_bytes // 4
-    states = state_bytes(trace.params, stage=stage, world=world, precision=config.precision, trainable=trace.trainable)
-    buffers = buffer_bytes(trace.params, largest, stage=stage, world=world, bucket=bucket, precision=config.precision)
+
+
+def plan_trace(
+    experiment: Experiment, trace: Any, *, device: str, data_bytes: int, batch_bytes: int, measure: bool = False
+) -> Plan:
+    """The plan of an experiment whose micro-batch has been traced (:class:`harness.planning.trace.StepTrace`).
+
+    Args:
+        device: ``cpu`` (this machine), a GPU type, or ``cuda``.
+        data_bytes: what a rank's process holds of the data.
+        batch_bytes: of one micro-batch.
+    """
+    config = experiment.config
+    stage, world, on_gpu = config.engine.stage, config.ranks, device != "cpu"
     passes = config.train.global_batch // (config.train.micro_batch * world)
-    batch_bytes = _batch_bytes(system, point) * passes * BATCHES_HELD
-    data = sum(system.plan_parts(point).values()) + batch_bytes
-    half = config.precision == "bf16"
-    activations = trace.activation_peak_bytes // 2 if half else trace.activation_peak_bytes
-    on_gpu = _on_gpu(config.device)
-    if on_gpu and config.engine.offload:
-        notes.append(f"{sum(states.values()) / GIB:.2f} GiB of model states per rank are kept on the host")
-        states = dict.fromkeys(states, 0)
-    modelled = sum(states.values()) + buffers + activations + data
-    floor = base(config.engine.name, world, measure=measure)
-    here = machine(measure=measure)
+    layout = Layout(engine=config.engine, world=world, passes=passes, precision=config.precision, cores=_cores())
+    sharding: dict[str, Any] = {"stage": stage, "world": world, "precision": config.precision}
+    states = state_bytes(trace.params, **sharding, trainable=trace.trainable)
+    buffers = buffer_bytes(
+        trace.params,
+        trace.largest_param_bytes // 4,
+        stage=stage,
+        world=world,
+        bucket=config.engine.bucket_elements,
+        precision=config.precision,
+    )
+    activations, fragmentation = _activations(trace, half=config.precision == "bf16", on_gpu=on_gpu)
+    # The update comes when activations are gone: what it needs beyond their place.
+    updating = update_bytes(trace.trainable, **sharding)
+    working = max(activations + fragmentation, updating if not config.engine.offload or not on_gpu else 0)
+    batches = batch_bytes * (passes if not on_gpu else 1) * (BATCHES_HELD if not on_gpu else 1)
+    convolutions = sum(1 for call in trace.calls if call.family.startswith("convolution"))
+    floor = base(config.engine.name, world, convolutions=convolutions, measure=measure and not on_gpu)
     plan = Plan(
         params=trace.params,
         flops_per_step=trace.flops * passes * world,
         ranks=world,
         zero_stage=stage,
-        bytes_per_rank=modelled if on_gpu else modelled + (floor or 0),
+        bytes_per_rank=None,
         base_bytes=0 if on_gpu else floor,
+        device=device,
         state_bytes=states,
         activation_bytes=activations,
+        fragmentation_bytes=working - activations,
         buffer_bytes=buffers,
-        data_bytes=data,
+        data_bytes=batches if on_gpu else data_bytes + batches,
+        sent_bytes_per_step=traffic_of(trace, layout).sent_bytes(world),
+        published_sent_bytes=published_bytes(
+            trace.params * (2 if config.precision == "bf16" and stage is not None else 4), stage=stage, world=world
+        ),
+        storage_bytes=_storage(config, trace),
         global_batch=config.train.global_batch,
+        micro_batch=config.train.micro_batch,
         steps=config.train.steps,
-        notes=notes,
         stages=_stages(trace.params, world, config.precision),
     )
-    device_bytes = modelled - sum(system.plan_parts(point).values())
-    plan.fits_gpu = {name: device_bytes <= facts["memory_gib"] * GIB * 0.92 for name, facts in GPU_TYPES.items()}
+    on_host = sum(states.values()) if config.engine.offload else 0
+    on_device = (0 if config.engine.offload else sum(states.values())) + buffers + working + batches
+    for name, facts in GPU_TYPES.items():
+        plan.fits_gpu[name] = on_device <= facts.usable_bytes
     if on_gpu:
-        plan.notes.append("planned for a GPU: the base of the host process is not part of the device's peak")
-        return plan
-    if floor is None or not here.measured:
-        plan.notes.append("this machine's profile has not been measured (tenfold doctor --prepare): no base, no times")
-        plan.fits = None if floor is None else world * plan.bytes_per_rank <= here.memory_gib * GIB  # type: ignore[operator]
-        return plan
-    assert here.gemm_flops
-    assert here.copy_bytes
-    assert here.operation_s
-    assert plan.bytes_per_rank is not None
-    per_pass = trace.flops / here.gemm_flops + trace.moved_bytes / here.copy_bytes + trace.operations * here.operation_s
-    update = 7 * trace.params * 4 / here.copy_bytes
-    plan.step_s = passes * per_pass + update
-    plan.train_s = plan.step_s * config.train.steps
-    plan.node_hours = (plan.train_s + START_S) / 3600
-    plan.peak_flops_per_rank = here.gemm_flops
-    plan.fits = world * plan.bytes_per_rank <= here.memory_gib * GIB
-    if not plan.fits:
-        plan.notes.append(f"needs {world * plan.bytes_per_rank / GIB:.1f} GiB and this machine has {here.memory_gib:.1f}")
+        _plan_gpu(plan, trace, layout, on_device=on_device, on_host=on_host + data_bytes, floor=floor)
+    else:
+        _plan_cpu(plan, trace, layout, floor=floor, measure=measure)
+    if plan.step_s is not None:
+        plan.train_s = plan.step_s * config.train.steps
+        nodes = -(-world // layout.ranks_per_node) if on_gpu else 1
+        plan.node_hours = nodes * (plan.train_s + START_S) / 3600
     return plan
 
 
-def _on_gpu(device: str) -> bool:
-    if device != "auto":
-        return device == "cuda"
+def _plan_cpu(plan: Plan, trace: Any, layout: Layout, *, floor: int | None, measure: bool) -> None:
+    here = machine(measure=measure)
+    modelled = sum(plan.state_bytes.values()) + plan.buffer_bytes + plan.data_bytes
+    modelled += (plan.activation_bytes or 0) + plan.fragmentation_bytes
+    plan.bytes_per_rank = modelled + (floor or 0)
+    plan.host_bytes_per_rank = None if floor is None else plan.bytes_per_rank
+    if layout.world > layout.cores:
+        plan.notes.append(f"{layout.world} ranks take turns on {layout.cores} cores: oversubscribed, no timing to compare")
+    parts = cpu_step(trace, layout, measure=measure)
+    if floor is None or parts is None:
+        plan.notes.append("this machine's profile has not been measured (tenfold doctor --prepare): no base, no times")
+        plan.fits = None if floor is None else plan.ranks * plan.bytes_per_rank <= here.memory_gib * GIB
+        return
+    plan.step_parts_s, plan.step_s = parts, sum(parts.values())
+    plan.peak_flops_per_rank = here.gemm_flops
+    needed = plan.ranks * plan.bytes_per_rank
+    plan.fits = needed <= here.memory_gib * GIB
+    if not plan.fits:
+        plan.notes.append(f"needs {needed / GIB:.1f} GiB and this machine has {here.memory_gib:.1f}")
+
+
+def _plan_gpu(plan: Plan, trace: Any, layout: Layout, *, on_device: int, on_host: int, floor: int | None) -> None:
+    if layout.engine.offload:
+        plan.notes.append(f"{sum(plan.state_bytes.values()) / GIB:.2f} GiB of model states per rank are kept on the host")
+        plan.state_bytes = dict.fromkeys(plan.state_bytes, 0)
+    plan.bytes_per_rank = on_device
+    plan.host_bytes_per_rank = None if floor is None else floor + on_host
+    plan.notes.append("planned for a GPU: the base of the host process is not part of the device's peak")
+    facts = GPU_TYPES.get(plan.device)
+    if facts is None:
+        return
+    plan.fits = on_device <= facts.usable_bytes
+    if not plan.fits:
+        plan.notes.append(f"needs {on_device / GIB:.1f} GiB, {facts.usable_bytes / GIB:.1f} of a {plan.device} may be used")
+    plan.step_parts_s = gpu_step(trace, layout, plan.device)
+    plan.step_s = sum(plan.step_parts_s.values())
+    plan.peak_flops_per_rank = facts.bf16_flops if layout.precision == "bf16" else facts.fp32_flops
+    plan.notes.append("times on a GPU are from data sheets at stated efficiencies (docs/planning.md), not measured here")
+
+
+def _activations(trace: Any, *, half: bool, on_gpu: bool) -> tuple[int, int]:
+    """Live bytes at the peak, and what the allocator holds beyond them."""
+    live = trace.activation_peak_bytes // 2 if half else trace.activation_peak_bytes
+    if on_gpu:
+        return live, int(GPU_FRAGMENTATION * live)
+    from harness.planning.heap import replay
+
+    held = replay(trace.events, steps=3)
+    return live, max((held // 2 if half else held) - live, 0)
+
+
+def _storage(config: Any, trace: Any) -> int:
+    """Series, records and the checkpoints that stay."""
+    kept = 0 if config.keep == "none" else 1
+    checkpoint = checkpoint_bytes(trace.params, trace.trainable, stage=config.engine.stage, precision=config.precision)
+    return int(kept * checkpoint + config.train.steps * config.ranks * STEP_RECORD_BYTES + RUN_RECORD_BYTES)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def _device(device: str) -> str:
+    """Where it would run here: ``cpu``, or the GPU's type, or ``cuda`` if that is not known."""
+    if device == "cpu":
+        return "cpu"
     import torch
 
-    return torch.cuda.is_available()
+    if not torch.cuda.is_available():
+        return "cpu" if device == "auto" else "cuda"
+    from harness.planning.devices import find_gpu_type
+
+    return find_gpu_type(torch.cuda.get_device_name().replace(" ", "_")) or "cuda"
+
+
+_traces: OrderedDict[str, Any] = OrderedDict()
+#: A trace of a large model is some megabytes of events; layouts of one experiment share it.
+TRACES_KEPT = 16
+
+
+def _trace(experiment: Experiment) -> Any:
+    """The trace of one micro-batch; engines, ranks and seeds share it."""
+    from harness.planning.trace import trace_step
+    from results.store import canonical_json
+
+    config, system, point = experiment.config, experiment.system, experiment.point
+    plain = experiment.plain
+    key = canonical_json({name: plain[name] for name in ("system", "variant", "size", "scale", "precision", "data", "model")})
+    key += f"/{config.train.micro_batch}"
+    if key not in _traces:
+        _traces[key] = trace_step(
+            lambda: system.build_model(point),  # type: ignore[attr-defined]
+            lambda: system.example_batch(point, config.train.micro_batch),  # type: ignore[attr-defined]
+            lambda model, batch: system.loss(point, model, batch),  # type: ignore[attr-defined]
+        )
+        while len(_traces) > TRACES_KEPT:
+            _traces.popitem(last=False)
+    return _traces[key]
 
 
 def _batch_bytes(system: Any, point: Any) -> int:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from harness.planning.flops import formulas
+from harness.planning.heap import Event
+from harness.planning.operations import Family, Operation, describe, is_view, scratch_bytes
 
 
 @dataclass(slots=True)
@@ -26,9 +30,15 @@ class StepTrace:
         params: real parameters (a complex one counts twice).
         param_bytes, trainable_bytes, largest_param_bytes: as the model is built (fp32 unless the system casts).
         activation_peak_bytes: largest sum of live tensors during forward and backward, without parameters and their gradients.
+        events: the allocations and ends of these tensors, in order.
         flops: forward and backward.
-        operations: how many kernels are launched.
-        moved_bytes: bytes that all operations read and write.
+        kernels: how many operators compute something.
+        moved_bytes: bytes that they read and write.
+        calls: every distinct operation with the number of its calls.
+        parameter_tensors: how many tensors the optimiser updates.
+        module_calls: calls of modules in the forward pass.
+        owner_calls, owner_bytes: of those that hold parameters themselves, and the bytes of these, call by call: what ZeRO-3
+            has to have gathered.
     """
 
     params: int = 0
@@ -37,9 +47,15 @@ class StepTrace:
     trainable_bytes: int = 0
     largest_param_bytes: int = 0
     activation_peak_bytes: int = 0
+    events: list[Event] = field(default_factory=list)
     flops: int = 0
-    operations: int = 0
+    kernels: int = 0
     moved_bytes: int = 0
+    parameter_tensors: int = 0
+    module_calls: int = 0
+    owner_calls: int = 0
+    owner_bytes: int = 0
+    calls: dict[Operation, int] = field(default_factory=dict)
     flops_by_kind: dict[str, int] = field(default_factory=dict)
 
 
@@ -53,8 +69,11 @@ class _Watcher(TorchDispatchMode):
 
     def __init__(self, known: set[int]) -> None:
         super().__init__()
-        self.live = self.peak = self.operations = self.moved = 0
+        self.live = self.peak = 0
+        self.events: list[Event] = []
+        self.backward = False
         self.flops: Counter[str] = Counter()
+        self._calls: dict[Any, list[Any]] = {}
         self._known = known
         self._seen: dict[int, Any] = {}
         self._formulas = formulas()
@@ -62,16 +81,30 @@ class _Watcher(TorchDispatchMode):
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = self._recall(function, args, kwargs or {})
-        outputs = (out,) if isinstance(out, Tensor) else [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
-        fresh = [tensor for tensor in outputs if self._watch(tensor)]
-        formula = self._formulas.get(function._overloadpacket)
-        if formula is not None:
-            self.flops[str(function._overloadpacket)] += formula(*args, **(kwargs or {}), out_val=out)
-        if fresh:
-            self.operations += 1
-            inputs = [argument for argument in args if isinstance(argument, Tensor)]
-            self.moved += sum(tensor.nelement() * tensor.element_size() for tensor in [*inputs, *fresh])
+        for tensor in (out,) if isinstance(out, Tensor) else tree_leaves(out):
+            if isinstance(tensor, Tensor):
+                self._watch(tensor)
+        key = (function, self.backward) if is_view(function) else (function, self.backward, *map(_shape_key, args))
+        call = self._calls.get(key)
+        if call is None:
+            formula = self._formulas.get(function._overloadpacket)
+            flops = 0 if formula is None else int(formula(*args, **(kwargs or {}), out_val=out))
+            operation = describe(function, args, out, backward=self.backward, flops=flops)
+            call = self._calls[key] = [operation, 0, scratch_bytes(operation)]
+        call[1] += 1
+        if call[2]:  # scratch of the kernel: names below zero, no tensor has them
+            self.events += [(-1 - place, size) for place, size in enumerate(call[2])]
+            self.events += [(-1 - place, -1) for place in range(len(call[2]))]
+        if call[0].flops:
+            self.flops[str(function._overloadpacket)] += call[0].flops
         return out
+
+    def calls(self) -> dict[Operation, int]:
+        """Distinct operations and how often each was called."""
+        found: Counter[Operation] = Counter()
+        for operation, count, _ in self._calls.values():
+            found[operation] += count
+        return dict(found)
 
     def _recall(self, function: Any, args: Any, kwargs: Any) -> Any:
         """The operation's result, made from remembered shapes where it was seen before: a rollout repeats the same few hundred
@@ -101,11 +134,13 @@ class _Watcher(TorchDispatchMode):
         self._seen[key] = weakref.finalize(storage, self._freed, key, size)
         self.live += size
         self.peak = max(self.peak, self.live)
+        self.events.append((key, size))
         return True
 
     def _freed(self, key: int, size: int) -> None:
         self._seen.pop(key, None)
         self.live -= size
+        self.events.append((key, -1))
 
 
 _ALIAS = object()
@@ -170,6 +205,24 @@ class _SkipInit(TorchFunctionMode):
         return function(*args, **kwargs)
 
 
+@contextmanager
+def _counting_modules(trace: StepTrace) -> Iterator[None]:
+    """Count calls of modules, and what those hold that have parameters of their own."""
+
+    def called(module: nn.Module, inputs: Any) -> None:
+        trace.module_calls += 1
+        own = sum(p.numel() * p.element_size() for p in module._parameters.values() if p is not None)
+        if own:
+            trace.owner_calls += 1
+            trace.owner_bytes += own
+
+    handle = register_module_forward_pre_hook(called)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
 def trace_step(
     build: Callable[[], nn.Module], batch: Callable[[], dict[str, Tensor]], loss: Callable[[nn.Module, dict[str, Tensor]], Tensor]
 ) -> StepTrace:
@@ -190,17 +243,22 @@ def trace_step(
         trace.trainable = sum(p.numel() * (2 if p.is_complex() else 1) for p in parameters if p.requires_grad)
         trace.trainable_bytes = sum(size for p, size in zip(parameters, sizes, strict=True) if p.requires_grad)
         trace.largest_param_bytes = max(sizes, default=0)
+        trace.parameter_tensors = sum(1 for p in parameters if p.requires_grad)
         # Gradients exist before the pass, so that what the watcher sees is activations alone.
         for parameter in parameters:
             if parameter.requires_grad:
                 parameter.grad = torch.zeros_like(parameter)
         tensors = [*parameters, *(p.grad for p in parameters if p.grad is not None), *model.buffers(), *example.values()]
     watcher = _Watcher({tensor.untyped_storage()._cdata for tensor in tensors})
-    with watcher:
-        loss(model, example).backward()
+    with watcher, _counting_modules(trace):
+        value = loss(model, example)
+        watcher.backward = True
+        value.backward()
     trace.activation_peak_bytes = watcher.peak
-    trace.operations = watcher.operations
-    trace.moved_bytes = watcher.moved
+    trace.events = watcher.events
+    trace.calls = watcher.calls()
+    trace.kernels = sum(count for call, count in trace.calls.items() if call.family is not Family.VIEW)
+    trace.moved_bytes = sum(call.moved_bytes * count for call, count in trace.calls.items())
     trace.flops_by_kind = dict(watcher.flops)
     trace.flops = sum(watcher.flops.values())
     return trace
