@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.engines import check_family, family
 from harness.engines.base import Engine
 from harness.group import Group
 from results.errors import ResultError
@@ -95,12 +96,7 @@ class Checkpoints:
         """
         state = self.state(path)
         name, world = engine.config.name, self.group.world
-        if family(state["engine"]) != family(name):
-            raise ResultError(
-                f"the checkpoint was saved by {state['engine']} and this attempt is {name}: {_APART}",
-                where=str(path),
-                next_step=f"tenfold retry {self.folder.parent.name} --with engine={state['engine']}",
-            )
+        check_family(state["engine"], name, where=str(path), run=self.folder.parent.name)
         same = state["world"] == world and state["engine"] == name
         if same or family(name) in _WHOLE:
             engine.load(path)
@@ -144,15 +140,6 @@ class Checkpoints:
 
 #: Engines whose checkpoint holds everything on every rank: another number of ranks loads it as it is.
 _WHOLE = ("torch", "zero0")
-_APART = (
-    "their files hold optimiser states in forms that do not convert into each other (stages 1 and 2 do, and any stage to another "
-    "number of ranks)"
-)
-
-
-def family(engine: str) -> str:
-    """Engines of one family read each other's checkpoints."""
-    return {"zero1": "zero1-2", "zero2": "zero1-2", "zero3_offload": "zero3"}.get(engine, engine)
 
 
 def convert(path: Path, group: Group) -> None:

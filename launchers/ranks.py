@@ -126,7 +126,7 @@ class RankProcesses:
         attempt = self.attempt()
         if attempt is not None:
             with contextlib.suppress(TenfoldError):
-                attempt.ask_to_leave(reason)
+                attempt.ask_to_leave(kind, reason)
                 attempt.fail(self._stopped)
         self._started.ask_to_leave()
         self._kill_at = time.monotonic() + LEAVE_GRACES * GRACE_S
@@ -176,7 +176,8 @@ class RankProcesses:
             if not attempt.fail(self._stopped) and (attempt.failure() or {}).get("reason") == self._stopped.reason:
                 attempt.write("failure", self._stopped.as_dict())  # the same word, now with the step it stopped after
         elif left is not None:
-            attempt.fail(self._left_because(left))
+            asked = attempt.read("stop")
+            attempt.fail(self._left_because(left) if asked is None else left_failure({**left, **asked}, self.folder.name))
         elif any(code != 0 for code in codes):
             rank = self._failed_rank if self._failed_rank is not None else self._blame_at_the_end(codes)
             self._speak_for(rank, codes[rank])
@@ -239,14 +240,15 @@ class RankProcesses:
             said.unlink(missing_ok=True)
 
 
-def left_failure(left: Mapping[str, Any]) -> Failure:
-    """The failure of ranks that were asked to leave by nobody who left a word: a signal from outside."""
+def left_failure(left: Mapping[str, Any], run: str = "") -> Failure:
+    """The failure of ranks that left because somebody put a stop file there, or sent a signal from outside."""
+    kind = FailureClass(left.get("class", FailureClass.CANCELLED))
     return Failure(
-        kind=FailureClass.CANCELLED,
+        kind=kind,
         reason=str(left.get("reason", "asked to leave")),
         step=left.get("step"),
         host=str(left.get("host", "")),
-        next_step=NEXT_STEP[FailureClass.CANCELLED],
+        next_step=NEXT_STEP[kind].format(run=run),
     )
 
 

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from results.errors import ResultError
-from results.failures import Failure
+from results.failures import Failure, FailureClass
 from results.store import FileLock, create_json, is_locked, read_json, read_json_or, write_json
 
 _ATTEMPT = re.compile(r"attempt-(\d+)$")
@@ -80,9 +80,9 @@ class Attempt:
         """Its presence asks the ranks to save and leave; they look about once a second."""
         return self.path / "stop.json"
 
-    def ask_to_leave(self, reason: str) -> None:
-        """Ask the ranks to save a checkpoint and leave, from any process that can write here."""
-        create_json(self.stop_file, {"reason": reason})
+    def ask_to_leave(self, kind: FailureClass, reason: str) -> None:
+        """Ask the ranks to save a checkpoint and leave, from any process that can write here; this is why they left then."""
+        create_json(self.stop_file, {"class": str(kind), "reason": reason})
 
     @property
     def completed(self) -> bool:

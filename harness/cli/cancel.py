@@ -16,6 +16,7 @@ from typing import Any
 
 from harness.cli.common import add_words, select_words
 from results.errors import EXIT_OK, ConfigError
+from results.failures import FailureClass
 from results.runfolder import RunFolder
 
 REASON = "cancelled by the user"
@@ -76,5 +77,5 @@ def _ask(folder: RunFolder) -> bool:
     last = folder.last_attempt()
     if last is None or not folder.is_running():
         return False
-    last.ask_to_leave(REASON)
+    last.ask_to_leave(FailureClass.CANCELLED, REASON)
     return True

@@ -87,6 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _layout(folder: RunFolder, changes: Layout) -> Layout:
     """The layout of the next attempt: what the launcher's retry table says of this failure, then what the command line says."""
+    from harness.engines import check_family
     from harness.experiment import Experiment
     from launchers.layout import Layout
     from launchers.retrying import RetryRule, decide
@@ -107,7 +108,12 @@ def _layout(folder: RunFolder, changes: Layout) -> Layout:
             micro_batch=changes.micro_batch or layout.micro_batch,
             reason=changes.reason,
         )
-        Experiment.load(folder.path).with_layout(layout)  # refuses what cannot be cut that way
+        changed = Experiment.load(folder.path).with_layout(layout)  # refuses what cannot be cut that way
+        latest = folder.checkpoints / "latest"
+        if latest.exists():
+            saved = read_json_or(folder.checkpoints / latest.read_text().strip() / "state.json", {}).get("engine")
+            if saved:
+                check_family(saved, changed.config.engine.name, where=str(latest), run=folder.name)
     return layout
 
 

@@ -46,7 +46,7 @@ class Allocation:
 def nodes_for(request: RunRequest, site: SiteProfile) -> int:
     """How many nodes the ranks need, from the partition's cores and GPUs per node; one where nothing is known of them."""
     if request.nodes is not None:
-        return request.nodes
+        return min(request.nodes, request.ranks)
     partition = site.partitions.get(site.partition or "")
     if partition is None:
         return 1
