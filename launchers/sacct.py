@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from launchers.sacct_text import expand_indices, expand_nodes, size_bytes, tres
+
 #: Between fields: names and comments hold any printable character.
 DELIMITER = "\x1f"
 #: Asked for, in this order, as far as the site's sacct knows them.
@@ -24,7 +26,6 @@ FIELDS = (
 #: More than a node can draw on average: a counter that overflowed, or that nobody reads.
 ABSURD_WATT_PER_NODE = 100_000.0
 
-_BYTES = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40, "P": 2**50}
 _ID = re.compile(r"(?P<base>\d+)(?:_(?:(?P<index>\d+)|\[(?P<range>[^\]]*)\])|\+(?P<het>\d+))?(?:\.(?P<step>.+))?")
 
 
@@ -88,7 +89,7 @@ class JobAccount:
         raw_id: the number of this task or component alone (``SLURM_JOB_ID`` inside it).
         state: one word, ``CANCELLED`` without its "by".
         cancelled_by: who cancelled, a user's number or name; empty where nobody did.
-        exit_code, signal: of the script; Slurm writes them ``code:signal``.
+        exit_code, signal: of the script; Slurm writes them ``code:signal``. None: killed by no signal.
         timelimit_s: None without a limit of the job's own.
         alloc_tres, req_tres: trackable resources; memory as ``mem_bytes``.
         energy_j: None where the site does not measure it.
@@ -168,7 +169,7 @@ def parse(text: str, *, delimiter: str = DELIMITER) -> list[JobAccount]:
 
 def _rows(text: str, delimiter: str) -> Iterator[dict[str, str]]:
     """Fields by name. A line break inside a name or comment ends a line too early: the next ones belong to it."""
-    lines = iter(text.splitlines())
+    lines = iter(text.split("\n"))  # and not at whatever else Unicode calls the end of a line
     header = next(lines, "").split(delimiter)
     held = ""
     for line in lines:
@@ -246,7 +247,7 @@ def _state(text: str) -> tuple[str, str]:
 
 def _exit(text: str) -> tuple[int | None, int | None]:
     code, sign, signal = text.partition(":")
-    return _integer(code), _integer(signal) if sign else None
+    return _integer(code), _integer(signal) or None if sign else None
 
 
 def _integer(text: str) -> int | None:
@@ -269,54 +270,3 @@ def _energy(text: str, elapsed_s: int | None, nodes: int | None) -> float | None
     if not joules or joules > ABSURD_WATT_PER_NODE * max(elapsed_s or 1, 1) * max(nodes or 1, 1):
         return None
     return float(joules)
-
-
-def size_bytes(text: str) -> int | None:
-    """``12562432``, ``9216K``, ``1.5G``; None for a blank."""
-    found = re.fullmatch(r"(\d+(?:\.\d*)?)([KMGTP]?)[nc]?", text.strip(), flags=re.IGNORECASE)
-    return None if found is None else round(float(found[1]) * _BYTES[found[2].upper()])
-
-
-def tres(text: str) -> dict[str, int]:
-    """``cpu=2,mem=12052M,gres/gpu:a100=4`` by name; memory, which Slurm counts in MiB, becomes ``mem_bytes``."""
-    found: dict[str, int] = {}
-    for part in text.split(","):
-        name, sign, amount = part.strip().rpartition("=")
-        if not sign:
-            continue
-        if name == "mem":
-            size = size_bytes(f"{amount}M" if amount.isdecimal() else amount)
-            found |= {} if size is None else {"mem_bytes": size}
-        elif (number := _integer(amount)) is not None:
-            found[name] = number
-    return found
-
-
-def expand_indices(text: str) -> tuple[int, ...]:
-    """Array indices of ``3-7%2``, ``1,4-6``, ``0-8:2``; what sacct cut off (``...``) is missing."""
-    found: list[int] = []
-    for part in text.partition("%")[0].split(","):
-        match = re.fullmatch(r"(\d+)(?:-(\d+)(?::(\d+))?)?", part.strip())
-        if match:
-            first, last, step = int(match[1]), int(match[2] or match[1]), int(match[3] or 1)
-            found += range(first, last + 1, max(step, 1))
-    return tuple(found)
-
-
-def expand_nodes(text: str) -> tuple[str, ...]:
-    """Host names of ``n[1-3,07],gpu[1-2]x[0-1]``; none for ``None assigned``. Leading zeros are kept."""
-    if not text.strip() or text.strip() == "None assigned":
-        return ()
-    return tuple(name for part in re.findall(r"(?:[^,\[]|\[[^\]]*\])+", text.strip()) for name in _names(part))
-
-
-def _names(text: str) -> list[str]:
-    head, bracket, rest = text.partition("[")
-    if not bracket:
-        return [text]
-    inside, _, tail = rest.partition("]")
-    numbers: list[str] = []
-    for part in inside.split(","):
-        first, dash, last = part.strip().partition("-")
-        numbers += [f"{n:0{len(first)}d}" for n in range(int(first), int(last) + 1)] if dash else [first]
-    return [head + number + name for number in numbers for name in _names(tail)]
