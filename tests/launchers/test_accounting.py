@@ -1,4 +1,4 @@
-"""Accounting: recorded answers of Slurm 22.05.8, documented forms that it did not happen to print, clusters that do not answer."""
+"""Accounting: recorded answers of Slurm 22.05.8, forms by the manual that it did not print, clusters that do not answer."""
 
 from __future__ import annotations
 
