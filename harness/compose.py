@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from harness.experiment import Experiment, load_engine
 from harness.schema import ExperimentConfig
@@ -67,20 +70,30 @@ def parse(overrides: Sequence[str]) -> list[Any]:
     Raises:
         ConfigError: a word is not ``key=value``.
     """
-    from hydra.core.override_parser.overrides_parser import OverridesParser
+    return [_parse_word(word) for word in overrides]
+
+
+@cache
+def _parse_word(word: str) -> Any:
+    """One word; a study of a thousand points repeats the same few, and the grammar takes a millisecond each."""
     from hydra.errors import HydraException
 
-    parsed = []
-    for word in overrides:
-        try:
-            parsed += OverridesParser.create().parse_overrides([word])
-        except HydraException as error:
-            raise ConfigError(
-                f"'{word}' is not an override (key=value): {str(error).splitlines()[0]}", where="command line"
-            ) from error
-        if not parsed[-1].key_or_group:
-            raise ConfigError(f"'{word}' is not an override (key=value): it names no key", where="command line")
+    try:
+        (parsed,) = _parser().parse_overrides([word])
+    except HydraException as error:
+        raise ConfigError(
+            f"'{word}' is not an override (key=value): {str(error).splitlines()[0]}", where="command line"
+        ) from error
+    if not parsed.key_or_group:
+        raise ConfigError(f"'{word}' is not an override (key=value): it names no key", where="command line")
     return parsed
+
+
+@cache
+def _parser() -> Any:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    return OverridesParser.create()
 
 
 def expand(overrides: Sequence[str]) -> list[list[str]]:
@@ -107,6 +120,8 @@ class Composer:
     def __init__(self, config_dir: Path | None = None) -> None:
         self._config_dir = config_dir
         self._context: Any = None
+        self._nodes: dict[tuple[str, ...], DictConfig] = {}
+        self._resolved: dict[tuple[str, ...], Experiment] = {}
 
     def __enter__(self) -> Composer:
         self._context = _hydra(self._config_dir)
@@ -119,10 +134,13 @@ class Composer:
     def compose(self, overrides: Sequence[str]) -> Experiment:
         """One experiment from overrides without sweeps.
 
+        Hydra composes once per choice of groups (about 70 ms); plain keys are put into its result, and points that differ by seed
+        or repeat alone are resolved once.
+
         Raises:
             ConfigError: unknown key or group, wrong type, impossible combination.
         """
-        model_words, words = {}, []
+        model_words, words, numbers = {}, [], {}
         for override in parse(overrides):
             if override.is_sweep_override():
                 raise ConfigError(
@@ -131,12 +149,32 @@ class Composer:
             key = override.key_or_group
             if key.startswith("model."):
                 model_words[key.removeprefix("model.")] = override.value()
+            elif key in ("seed", "repeat") and type(override.value()) is int and _is_plain(override):
+                numbers[key] = override.value()
             else:
-                words.append(override.input_line)
-        node = self._compose(words)
-        OmegaConf.set_struct(node, False)
-        node.model = _nested(model_words)
-        return Experiment.resolve(node, source="command line")
+                words.append(override)
+        signature = (*(word.input_line for word in words), *(f"model.{key}={value!r}" for key, value in model_words.items()))
+        if signature not in self._resolved:
+            node = self._node(words)
+            OmegaConf.set_struct(node, False)
+            node.model = _nested(model_words)
+            self._resolved[signature] = Experiment.resolve(node, source="command line")
+        return self._resolved[signature].with_numbers(numbers, source="command line")
+
+    def _node(self, words: Sequence[Any]) -> DictConfig:
+        """Compose; what is not about groups is put into a copy of what the groups alone give."""
+        lines = [word.input_line for word in words]
+        plain = [word for word in words if _is_plain(word)]
+        groups = tuple(word.input_line for word in words if not _is_plain(word))
+        try:
+            if groups not in self._nodes:
+                self._nodes[groups] = self._compose(list(groups))
+            node = copy.deepcopy(self._nodes[groups])
+            for word in plain:
+                OmegaConf.update(node, word.key_or_group, word.value(), merge=True)
+        except (OmegaConfBaseException, ConfigError):
+            return self._compose(lines)  # Hydra's own error names the word
+        return node
 
     def _compose(self, words: list[str]) -> DictConfig:
         from hydra import compose
@@ -193,6 +231,16 @@ class Composer:
 
         node = compose("config", overrides=_search_path(self._config_dir))
         return sorted({*_flat(node), *GROUPS, "study"})
+
+
+def _is_plain(override: Any) -> bool:
+    """Whether a word gives a value to an existing key, and is not about groups."""
+    changes = not (override.is_delete() or override.is_add() or override.is_force_add())
+    return changes and override.package is None and _names_no_group(override.key_or_group)
+
+
+def _names_no_group(key: str) -> bool:
+    return key not in GROUPS and "/" not in key and "@" not in key
 
 
 def _flat(node: DictConfig, prefix: str = "") -> Iterator[str]:

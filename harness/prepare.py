@@ -73,8 +73,8 @@ def request_for(experiment: Experiment, plan: Plan, *, exclusive: bool = False) 
     folder = experiment.freeze()
     plain = plan.as_dict()
     if not folder.plan_file.exists():
-        write_json(folder.plan_file, plain)
-    write_json(folder.path / "request.json", {"exclusive": exclusive})
+        write_json(folder.plan_file, plain, durable=False)
+    write_json(folder.path / "request.json", {"exclusive": exclusive}, durable=False)
     return request_of(folder, experiment, plain, exclusive=exclusive)
 
 
