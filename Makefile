@@ -1,11 +1,12 @@
 # Two commands do everything on a fresh machine:  make study   make test
 PYTHON ?= python3
 VENV   ?= .venv
+SYSTEM ?= yes
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check -q
 RUN    := OMP_NUM_THREADS=1 $(BIN)/python
 
-.PHONY: help install study test lint types unit bench clean
+.PHONY: help install system study test lint types unit bench clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -24,10 +25,13 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(BIN)/tenfold doctor --prepare
 	@touch $@
 
+system: ## Debian packages for a real Slurm and a browser: installs them when root (SYSTEM=no: only says which)
+	@SYSTEM="$(SYSTEM)" tools/system-packages
+
 study: install ## run the DLWP Navier-Stokes scaling study; prints the table and the report's path
 	@$(BIN)/tenfold sweep study=dlwp_scaling
 
-test: lint types unit ## lint, types and the whole test suite
+test: system lint types unit ## lint, types and the whole test suite
 
 lint: install
 	@$(BIN)/ruff check .
@@ -37,7 +41,7 @@ types: install
 	@$(BIN)/mypy
 
 unit: install
-	@$(RUN) -m pytest
+	@$(RUN) -m pytest -rs
 
 bench: install ## the numbers of docs/performance.md, ratios side by side in one run
 	@$(PIP) install -c constraints.txt --no-build-isolation -e '.[bench]'

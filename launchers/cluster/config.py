@@ -148,6 +148,7 @@ def slurm_conf(layout: Layout, settings: ClusterSettings, ports: Ports) -> str:
         "JobRequeue=1",
         f"KillWait={settings.kill_wait_s}",
         f"SlurmdTimeout={settings.node_timeout_s}",
+        f"MessageTimeout={settings.message_timeout_s}",
         # Commands that find no controller give up after half of this.
         "SlurmctldTimeout=10",
         # A batch script that takes long to start on an oversubscribed machine is not lost.

@@ -43,7 +43,9 @@ class ClusterSettings:
         preempt: a second partition ``high`` whose jobs requeue those of ``main``.
         accounting: MariaDB and slurmdbd, for ``sacct``.
         max_array_size: Slurm's MaxArraySize (one more than the largest index); None: Slurm's default, 1001.
-        node_timeout_s: a node that has been silent for so long is DOWN (SlurmdTimeout).
+        node_timeout_s: a node that has been silent for so long is DOWN (SlurmdTimeout), once two further messages to it have
+            failed, each after ``message_timeout_s``: a dead node is noticed after about 18 s.
+        message_timeout_s: how long daemons and commands wait for an answer (MessageTimeout).
         kill_wait_s: between TERM and KILL (KillWait).
         grace_s: warning that a preempted job of ``main`` gets (GraceTime).
         requeue_hold_s: a requeued job waits one second more than that (cred_expire: also the life of a job credential, so it
@@ -57,10 +59,11 @@ class ClusterSettings:
     preempt: bool = False
     accounting: bool = True
     max_array_size: int | None = None
-    node_timeout_s: int = 10
+    node_timeout_s: int = 6
+    message_timeout_s: int = 5
     kill_wait_s: int = 10
     grace_s: int = 0
-    requeue_hold_s: int = 10
+    requeue_hold_s: int = 5
     extra_lines: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -73,6 +76,7 @@ class ClusterSettings:
         self._within("cpus", self.cpus, 1, 4096)
         self._within("memory_mib", self.memory_mib, 1, 2**24)
         self._within("node_timeout_s", self.node_timeout_s, 3, 3600)
+        self._within("message_timeout_s", self.message_timeout_s, 2, 100)
         self._within("kill_wait_s", self.kill_wait_s, 1, 3600)
         self._within("grace_s", self.grace_s, 0, 3600)
         self._within("requeue_hold_s", self.requeue_hold_s, 3, 3600)
