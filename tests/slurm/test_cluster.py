@@ -37,13 +37,22 @@ class Trials:
     took_s: dict[str, float] = field(default_factory=dict)
 
     def output(self, name: str) -> list[str]:
-        return (self.folder / f"{self.jobs[name]}.out").read_text().splitlines()
+        path = self.folder / f"{self.jobs[name]}.out"
+        return path.read_text().splitlines() if path.exists() else []
 
 
 @pytest.fixture(scope="module")
-def trials(slurm: LoopbackCluster, tmp_path_factory: pytest.TempPathFactory) -> Trials:
+def trials(slurm: LoopbackCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trials]:
     """Requeue on n1, preemption on n4, death of n3, a controller restarted over a job of n2: their waits overlap."""
     found = Trials(tmp_path_factory.mktemp("trials"))
+    try:
+        _try(slurm, found)
+        yield found
+    finally:
+        slurm_words(slurm, "scancel", *found.jobs.values(), expect=None)
+
+
+def _try(slurm: LoopbackCluster, found: Trials) -> None:
     where = {"requeued": ("n1", "1"), "steady": ("n2", "1"), "orphaned": ("n3", "1"), "preempted": ("n4", "2")}
     for name, (node, cpus) in where.items():
         script = "sleep 12; echo steady" if name == "steady" else ONCE
@@ -68,7 +77,6 @@ def trials(slurm: LoopbackCluster, tmp_path_factory: pytest.TempPathFactory) -> 
     for job in found.jobs.values():
         wait_state(slurm, job, "COMPLETED")
     slurm.wait_ready()
-    return found
 
 
 def test_requeued_by_an_administrator_it_runs_again(slurm: LoopbackCluster, trials: Trials) -> None:
