@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from results.attempts import accounting_of, attempt_row, lost_work
 from results.errors import ResultError
 from results.failures import NEXT_STEP, Failure, FailureClass
 from results.metrics import COMMON
@@ -57,15 +58,11 @@ def build_record(folder: RunFolder) -> Record:
         status = Status.PENDING
     elif folder.is_running():
         status = Status.RUNNING
-    else:  # it said nothing and nobody holds the run: machine or launcher were killed
+    else:  # nobody holds the run, and its launcher was killed before it could say why it ended
         status = Status.FAILED
-        failure = Failure(
-            kind=FailureClass.NODE_FAIL,
-            reason="the attempt ended without a word: the machine or its launcher was killed",
-            next_step=NEXT_STEP[FailureClass.NODE_FAIL],
-        ).as_dict()
+        failure = _unsaid(last).as_dict()
     plan = read_json_or(folder.plan_file, {})
-    rows = [_attempt_row(attempt) for attempt in attempts]
+    rows = [attempt_row(attempt) for attempt in attempts]
     micro_batch = (config.get("train") or {}).get("micro_batch")
     requested = (config["engine"]["name"], config["ranks"], micro_batch)
     same_layout = all(
@@ -96,6 +93,7 @@ def build_record(folder: RunFolder) -> Record:
         shared_with=max((int(row.get("shared_with", 0)) for row in rows), default=0),
         plan=plan,
         attempts=rows,
+        accounting=accounting_of(rows),
         failure=failure,
         provenance={} if chosen is None else chosen.read("env", {}),
         wandb=read_json_or(folder.path / "wandb.json", {}),
@@ -104,6 +102,14 @@ def build_record(folder: RunFolder) -> Record:
         record.placement = placement_of(config, chosen.read("attempt", {}), record.provenance, _ranks(chosen))
         _measure(record, attempts, chosen, (config.get("train") or {}).get("timing_warmup_steps", 0))
     return record
+
+
+def _unsaid(attempt: Attempt) -> Failure:
+    """The failure of an attempt that nobody has recorded one for: it was asked to leave, or machine or launcher were killed."""
+    asked = {**attempt.read("leave", {}), **attempt.read("stop", {})}
+    kind = FailureClass(asked.get("class", FailureClass.CANCELLED)) if asked else FailureClass.NODE_FAIL
+    reason = asked.get("reason") or "the attempt ended without a word: the machine or its launcher was killed"
+    return Failure(kind=kind, reason=reason, step=asked.get("step"), next_step=NEXT_STEP[kind])
 
 
 def _hash(config: Mapping[str, Any], *names: str) -> str:
@@ -116,17 +122,6 @@ def _hash(config: Mapping[str, Any], *names: str) -> str:
             section = {key: value for key, value in section.items() if key not in left_out.get(name, ())}
         chosen[name] = section
     return sha256_text(canonical_json(chosen))[:8]
-
-
-def _attempt_row(attempt: Attempt) -> dict[str, Any]:
-    row = dict(attempt.read("attempt", {"attempt": attempt.index}))
-    launch = attempt.read("launch", {})
-    outcome, failure = attempt.read("outcome", {}), attempt.failure()
-    row |= {name: launch[name] for name in ("shared_with", "elapsed_s", "exit_codes") if name in launch}
-    row["status"] = outcome.get("status") or ("failed" if failure else "running")
-    row["ended"] = outcome.get("ended") or launch.get("ended")
-    row["failure"] = failure["class"] if failure else None
-    return row
 
 
 def _ranks(attempt: Attempt) -> list[dict[str, Any]]:
@@ -207,6 +202,12 @@ def _measure(record: Record, attempts: list[Attempt], chosen: Attempt, warmup: i
         known = all(rank.get("communicate_known", True) for rank in ranks)
         share = max(_communicate_share(rank["phases_s"]) for rank in ranks)
         put("communicate_share", share if known else None, "NCCL only enqueues: not measured in timed steps")
+    lost = lost_work(attempts)
+    if lost is not None:
+        put("lost_steps", lost[0])
+        put("lost_s", lost[1])
+    if record.accounting:
+        put("queue_wait_s", record.accounting["queue_wait_s"], record.accounting["unknown"] or "the accounting has not told yet")
     energy = first.get("energy_j")
     if energy is not None and record.shared_with:
         put("energy_j", None, "another run shared the machine")

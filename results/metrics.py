@@ -63,6 +63,9 @@ COMMON: dict[str, MetricSpec] = _specs(
     ("evaluate_s", "s", "min", "evaluate"),
     ("data_wait_s", "s", "min", "waiting for data"),
     ("total_s", "s", "min", "total"),
+    ("queue_wait_s", "s", "min", "waited in the queue, all attempts"),
+    ("lost_steps", "1", "min", "steps done twice"),
+    ("lost_s", "s", "min", "time of steps done twice"),
     ("energy_j", "J", "min", "energy"),
     ("train_loss", "1", "min", "training loss, last step"),
 )

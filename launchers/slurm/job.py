@@ -17,6 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from launchers.accounting import sacct_rows
 from launchers.environment import LEAVE_AT
 from launchers.layout import Layout
 from launchers.local import Ended, Leaving, LocalQueue
@@ -24,7 +25,7 @@ from launchers.request import RunRequest
 from launchers.retrying import Action, RetryRule, decide
 from launchers.slurm.commands import Slurm
 from launchers.slurm.ledger import Submission, TaskRun
-from launchers.slurm.settle import mourn
+from launchers.slurm.settle import Facts, mourn
 from launchers.slurm.starter import SrunStarter
 from results.errors import LaunchError, TenfoldError
 from results.failures import NEXT_STEP, Failure, FailureClass
@@ -75,7 +76,8 @@ class Job:
         _say(f"==> job {self.job_id} on {os.environ.get('SLURM_JOB_NODELIST')}, restart {self.restart}: {len(task)} run(s)")
         self._name_job(task)
         if self.restart:
-            mourn(self.submission, self.index, self.restart, self.slurm)
+            facts = Facts(self.slurm, sacct_rows([self.job_id], environment=self.slurm.environment()))
+            mourn(self.submission, self.index, self.job_id, self.restart, facts)
         self.leave_at = self._time_to_leave(task)
         waiting = list(task)
         while waiting:

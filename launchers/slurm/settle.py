@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from launchers.accounting import Accounts, match_attempt
+from launchers.sacct import JobAccount
 from launchers.slurm.commands import Slurm
 from launchers.slurm.ledger import Submission, TaskRun
 from results.failures import NEXT_STEP, Failure, FailureClass
 from results.merge import write_record
 from results.runfolder import Attempt, RunFolder
 
+#: The accounting may lag behind the queue; after that long it is taken not to know.
+ACCOUNTING_LATE_S = 120.0
 #: Class and reason of a job that is over, by the scheduler's state.
 ENDINGS: dict[str, tuple[FailureClass, str]] = {
     "CANCELLED": (FailureClass.CANCELLED, "its job was cancelled"),
@@ -26,32 +33,84 @@ ENDINGS: dict[str, tuple[FailureClass, str]] = {
 }
 
 
-def settle_task(submission: Submission, index: int, task: tuple[TaskRun, ...], slurm: Slurm) -> bool:
-    """Record how the runs of an ended task ended, where they have not; True once nothing more can be learned.
+@dataclass(slots=True)
+class Facts:
+    """What is known of jobs that are over: the accounting first, then what the controller still remembers."""
+
+    slurm: Slurm
+    accounts: Accounts = field(default_factory=Accounts)
+
+    def lives(self, job_id: str) -> list[JobAccount]:
+        """The lives of one job or task, oldest first."""
+        return [life for life in self.accounts.jobs if life.job_id == job_id and life.started is not None]
+
+    def ending(self, job_id: str) -> tuple[str, str]:
+        """State and host of the last life; empty where nobody knows.
+
+        Raises:
+            UnreachableError: the controller does not answer.
+        """
+        mine = [life for life in self.accounts.jobs if life.job_id == job_id]
+        if mine and mine[-1].ended is not None:
+            return mine[-1].state, ",".join(mine[-1].node_list)
+        known = self.slurm.job(job_id)
+        state = known.get("JobState", "").split()
+        return (state[0] if state else ""), known.get("BatchHost", "")
+
+
+def settle_task(submission: Submission, index: int, task: tuple[TaskRun, ...], facts: Facts) -> bool:
+    """Record how the runs of an ended task ended, and what they cost; True once nothing more can be learned.
 
     Raises:
         UnreachableError: the controller does not answer.
         ResultError: a run folder cannot be written.
     """
     job_id = submission.task_id(index) or ""
-    folders = [RunFolder(submission.runs / run.name) for run in task]
-    wanting = [folder for folder in folders if not _has_word(folder, submission.token) or _provisional(folder)]
-    if not wanting:
-        return True
-    known = slurm.job(job_id)
     done = True
-    for folder in wanting:
-        if _has_word(folder, submission.token):
-            _refine(folder, known)
-        else:
-            done = _speak(folder, submission, job_id, known) and done
+    ending: tuple[str, str] | None = None
+    for run in task:
+        folder = RunFolder(submission.runs / run.name)
+        said = _has_word(folder, submission.token)
+        if not said or _provisional(folder):
+            ending = ending or facts.ending(job_id)
+            done = (_refine(folder, ending[0]) if said else _speak(folder, submission, job_id, ending)) and done
+        done = _join_accounting(folder, submission, job_id, facts) and done
     return done
 
 
-def mourn(submission: Submission, index: int, restart: int, slurm: Slurm) -> None:
-    """At the start of a requeued job: attempts of the incarnation before that ended without a word get theirs.
+def _join_accounting(folder: RunFolder, submission: Submission, job_id: str, facts: Facts) -> bool:
+    """Write the accounting of each attempt beside it; False while the accounting has not seen the end."""
+    changed, done = False, True
+    for attempt in folder.attempts():
+        if not belongs(attempt, submission.token) or attempt.read("accounting") is not None:
+            continue
+        found: dict[str, Any]
+        if facts.accounts.unknown:
+            found = {"unknown": facts.accounts.unknown}
+        else:
+            started = (attempt.read("attempt", {}) or {}).get("started")
+            when = datetime.fromisoformat(started) if started else None
+            lives = facts.lives(job_id)
+            life = match_attempt(lives, job_id, when) if when else (lives[-1] if lives else None)
+            if life is not None and life.ended is not None:
+                found = life.as_dict()
+            elif time.time() - attempt.path.stat().st_mtime < ACCOUNTING_LATE_S:
+                done = False
+                continue
+            else:
+                found = {"unknown": "unknown: the accounting does not know this attempt's job"}
+        attempt.write("accounting", found)
+        changed = True
+    if changed:
+        write_record(folder)
+    return done
+
+
+def mourn(submission: Submission, index: int, job_id: str, restart: int, facts: Facts) -> None:
+    """At the start of a requeued job: attempts of its lives before that ended without a word get theirs.
 
     Raises:
+        LaunchError: the controller does not answer.
         ResultError: a run folder cannot be written.
     """
     for run in submission.tasks[index]:
@@ -59,17 +118,19 @@ def mourn(submission: Submission, index: int, restart: int, slurm: Slurm) -> Non
         last = folder.last_attempt()
         if last is None or not belongs(last, submission.token) or folder.is_completed() or last.failure() is not None:
             continue
-        job = (last.read("attempt", {}) or {}).get("job", {})
-        down = slurm.nodes_down(str(job["nodes"])) if job.get("nodes") else []
-        kind = FailureClass.NODE_FAIL if down or not last.read("leave") else FailureClass.PREEMPTED
-        lost = f"lost {', '.join(down)}" if down else "ended without a word, with its node or by force"
+        before = [life for life in facts.lives(job_id) if life.ended is not None]
+        state = before[-1].state if before else ""
+        kind, reason = ENDINGS.get(state, (FailureClass.NODE_FAIL, "it ended without a word, with its node or by force"))
+        if state == "REQUEUED" and last.read("leave") is None:
+            reason = "it was requeued before its ranks could save"
         last.fail(
             Failure(
                 kind=kind,
-                reason=f"job {job.get('job_id', '')}: its incarnation {restart - 1} {lost}; it was requeued",
+                reason=f"job {job_id}, before its restart {restart}: {reason.removesuffix(' and is no longer in the queue')}",
                 step=(last.read("leave") or {}).get("step"),
-                host=",".join(down),
+                host=",".join(before[-1].node_list) if before else "",
                 next_step=NEXT_STEP[kind].format(run=folder.name),
+                evidence={"job_state": state},
             )
         )
         write_record(folder)
@@ -103,10 +164,10 @@ def _provisional(folder: RunFolder) -> bool:
     )
 
 
-def _refine(folder: RunFolder, known: dict[str, Any]) -> None:
-    last, state = folder.last_attempt(), _state(known)
+def _refine(folder: RunFolder, state: str) -> bool:
+    last = folder.last_attempt()
     if last is None or state not in ENDINGS:
-        return
+        return last is None
     failure = Failure.from_dict(last.failure() or {})
     failure.evidence = {**failure.evidence, "job_state": state}
     kind, reason = ENDINGS[state]
@@ -115,13 +176,10 @@ def _refine(folder: RunFolder, known: dict[str, Any]) -> None:
         failure.next_step = NEXT_STEP[kind].format(run=folder.name)
     last.write("failure", failure.as_dict())
     write_record(folder)
+    return True
 
 
-def _state(known: dict[str, Any]) -> str:
-    return str(known.get("JobState", "")).split()[0] if known.get("JobState") else ""
-
-
-def _speak(folder: RunFolder, submission: Submission, job_id: str, known: dict[str, Any]) -> bool:
+def _speak(folder: RunFolder, submission: Submission, job_id: str, ending: tuple[str, str]) -> bool:
     lock = folder.lock()
     if not lock.acquire():
         return False  # its launcher is about to write the end
@@ -134,7 +192,7 @@ def _speak(folder: RunFolder, submission: Submission, job_id: str, known: dict[s
                 return True  # somebody has run it since, otherwise
             last = folder.claim_attempt()
             last.write("launch", {"job": {"token": submission.token, "job_id": job_id}, "shared_with": 0})
-        last.fail(failure_for(known, job_id, last, folder.name, submission.folder))
+        last.fail(failure_for(ending, job_id, last, folder.name, submission.folder))
     finally:
         lock.release()
     write_record(folder)
@@ -146,21 +204,20 @@ def _is_newer(attempt: Attempt, submission: Submission) -> bool:
     return started > submission.created
 
 
-def failure_for(known: dict[str, Any], job_id: str, attempt: Attempt, run: str, submission: Path) -> Failure:
-    """The failure of an attempt that ended without a word, from the scheduler's facts."""
-    state = _state(known)
+def failure_for(ending: tuple[str, str], job_id: str, attempt: Attempt, run: str, submission: Path) -> Failure:
+    """The failure of an attempt that ended without a word, from the scheduler's state and hosts."""
+    state, host = ending
     kind, reason = ENDINGS.get(
         state, (FailureClass.NODE_FAIL, "its job is gone and nobody knows why: the node or the scheduler was killed")
     )
     left = attempt.read("leave")
     if left is not None:
         reason += f"; {left.get('reason', '')}"
-    exit_code = known.get("ExitCode", "")
     return Failure(
         kind=kind,
-        reason=f"job {job_id}: {reason}" + (f" (exit {exit_code})" if exit_code and exit_code != "0:0" else ""),
+        reason=f"job {job_id}: {reason}",
         step=None if left is None else left.get("step"),
-        host=str(known.get("BatchHost", "")),
+        host=host,
         next_step=NEXT_STEP[kind].format(run=run),
         evidence={"job_state": state, "job_output": str(submission)},
     )

@@ -6,14 +6,14 @@ The run folder is the truth for what is over; the scheduler is asked, once for a
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from launchers.accounting import Accounting
 from launchers.slurm.commands import QueuedJob, Slurm, UnreachableError
-from launchers.slurm.ledger import Submission, TaskRun, ledger_folder, submissions, token_of
-from launchers.slurm.settle import settle_task
+from launchers.slurm.ledger import Submission, ledger_folder, submissions, token_of
+from launchers.slurm.settle import Facts, settle_task
 from results.errors import LaunchError, TenfoldError
 from results.runfolder import RunFolder
 from results.standing import Standing, Word
@@ -49,17 +49,39 @@ def survey(runs: Path, *, settle: bool = True, holding_lock: bool = False) -> Su
     by_cluster: dict[str | None, list[Submission]] = {}
     for submission in submissions(runs):
         by_cluster.setdefault(submission.profile.slurm_conf, []).append(submission)
+    # In this order: listed, then the lock, then numbers, then the queue. A submission whose number is written down after the queue
+    # was asked must not look like one whose job is gone.
+    in_progress = not holding_lock and is_locked(ledger_folder(runs) / "lock")
     for conf, members in by_cluster.items():
         slurm = Slurm(conf)
+        numbers = {submission.token: submission.job_id() for submission in members}
         try:
             queue = slurm.queue()
         except LaunchError as error:
             _nothing_known(members, error, found)
             continue
-        in_progress = not holding_lock and is_locked(ledger_folder(runs) / "lock")
-        for submission in members:
-            _look(submission, queue, slurm, found, settle=settle, in_progress=in_progress)
+        ended = [
+            (submission, gone, over)
+            for submission in members
+            for gone, over in [_look(submission, numbers[submission.token], queue, slurm, found, settle, in_progress)]
+            if gone
+        ]
+        if settle and ended:
+            _settle(ended, slurm, found)
     return found
+
+
+def _settle(ended: Sequence[tuple[Submission, list[int], bool]], slurm: Slurm, found: Survey) -> None:
+    """Record how ended tasks ended; the accounting is asked once about all of them."""
+    accounts = Accounting(slurm.environment()).rows(submission.job_id() or "" for submission, _, _ in ended)
+    facts = Facts(slurm, accounts)
+    for submission, gone, over in ended:
+        try:
+            results = [settle_task(submission, index, submission.tasks[index], facts) for index in gone]
+            if over and all(results):
+                submission.settle("ended")
+        except TenfoldError as error:
+            found.problems.append(f"what ended could not be recorded: {error.what}")
 
 
 def _nothing_known(members: Iterable[Submission], error: LaunchError, found: Survey) -> None:
@@ -74,9 +96,16 @@ def _nothing_known(members: Iterable[Submission], error: LaunchError, found: Sur
 
 
 def _look(
-    submission: Submission, queue: dict[str, QueuedJob], slurm: Slurm, found: Survey, *, settle: bool, in_progress: bool
-) -> None:
-    if submission.job_id() is None and not _adopt(submission, queue, slurm, found):
+    submission: Submission,
+    number: str | None,
+    queue: dict[str, QueuedJob],
+    slurm: Slurm,
+    found: Survey,
+    settle: bool,
+    in_progress: bool,
+) -> tuple[list[int], bool]:
+    """The scheduler's word on a submission's runs; indices of its tasks that have ended, and whether all have."""
+    if number is None and (in_progress or not _adopt(submission, queue, slurm, found)):
         if in_progress:
             for index, task in enumerate(submission.tasks):
                 for run in task:
@@ -85,30 +114,20 @@ def _look(
         elif settle:
             with contextlib.suppress(TenfoldError):
                 submission.settle("never reached the scheduler")
-        return
-    over = True
-    ended: list[tuple[int, tuple[TaskRun, ...]]] = []
+        return [], False
+    if submission.job_id() is None:  # the controller did not answer
+        return [], False
+    gone = []
     for index, task in enumerate(submission.tasks):
         job = queue.get(submission.task_id(index) or "")
         if job is None:
-            ended.append((index, task))
+            gone.append(index)
             continue
-        over = False
         for run in task:
             if not RunFolder(submission.runs / run.name).is_completed():
                 found.words[run.name] = word_for(job)
                 found.jobs[run.name] = (submission, index, job)
-    if settle and ended:
-        try:
-            results = [settle_task(submission, index, task, slurm) for index, task in ended]
-            if over and all(results):
-                submission.settle("ended")
-        except TenfoldError as error:
-            found.problems.append(f"what ended could not be recorded: {error.what}")
-    elif ended:
-        for index, task in ended:
-            for run in task:
-                found.jobs[run.name] = (submission, index, None)
+    return gone, len(gone) == len(submission.tasks)
 
 
 def _adopt(submission: Submission, queue: dict[str, QueuedJob], slurm: Slurm, found: Survey) -> bool:
@@ -153,9 +172,3 @@ _REASONS = {
 def _reason(job: QueuedJob) -> str:
     plain = job.reason.strip("()").split(",")[0]
     return f"{_REASONS[plain]} ({plain})" if plain in _REASONS else plain
-
-
-def facts(found: Survey, run: str) -> dict[str, Any]:
-    """Plain form of what is known of one run's job."""
-    word = found.words.get(run)
-    return {} if word is None else {"standing": str(word.standing), "detail": word.detail, "job_id": word.job_id}

@@ -101,16 +101,10 @@ def test_a_wrong_key_in_a_users_recipe_names_the_file(
     assert "mine" in message
 
 
-@pytest.mark.parametrize(
-    "verb",
-    [["systems", "plan", "run", "sweep", "status", "logs", "retry", "table", "report", "claims", "compare", "sync", "doctor"]],
-    ids=["all"],
-)
-def test_every_verb_has_help_with_an_example(verb: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_verb_has_help_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
     from harness.cli import VERBS, main
 
-    assert sorted(verb) == sorted(VERBS)
-    for name in verb:
+    for name in VERBS:
         with pytest.raises(SystemExit) as stopped:
             main([name, "--help"])
         assert stopped.value.code == 0
