@@ -19,14 +19,19 @@ from results.store import read_json_or, write_json
 GIB = 2**30
 
 
-def plan_all(experiments: Sequence[Experiment], *, measure: bool = True) -> dict[str, Plan]:
-    """Plans by run name; experiments that differ by seed or repeat alone are planned once."""
+def plan_all(experiments: Sequence[Experiment], *, gpu: str | None = None, measure: bool = True) -> dict[str, Plan]:
+    """Plans by run name; experiments that differ by seed or repeat alone are planned once.
+
+    Args:
+        gpu: plan for GPUs of this type instead of for this machine.
+        measure: measure what this machine's profile lacks first.
+    """
     by_key: dict[str, Plan] = {}
     plans = {}
     for experiment in experiments:
         key = plan_key(experiment)
         if key not in by_key:
-            by_key[key] = make_plan(experiment, measure=measure)
+            by_key[key] = make_plan(experiment, gpu=gpu, measure=measure)
         plans[experiment.name] = by_key[key]
     return plans
 

@@ -18,7 +18,7 @@ UPDATE_BYTES = 28
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Layout:
+class StepLayout:
     """How a step is spread over ranks.
 
     Attributes:
@@ -34,7 +34,7 @@ class Layout:
     ranks_per_node: int = 8
 
 
-def traffic_of(trace: StepTrace, layout: Layout) -> communication.Traffic:
+def traffic_of(trace: StepTrace, layout: StepLayout) -> communication.Traffic:
     """What the ranks send each other in one step."""
     return communication.traffic(
         trace.params,
@@ -50,7 +50,7 @@ def traffic_of(trace: StepTrace, layout: Layout) -> communication.Traffic:
     )
 
 
-def cpu_step(trace: StepTrace, layout: Layout, *, measure: bool = False) -> dict[str, float] | None:
+def cpu_step(trace: StepTrace, layout: StepLayout, *, measure: bool = False) -> dict[str, float] | None:
     """Seconds of a step on this machine by cause, each rank alone on its core; None where the profile was not measured.
 
     More ranks than cores take turns.
@@ -76,7 +76,7 @@ def cpu_step(trace: StepTrace, layout: Layout, *, measure: bool = False) -> dict
     return found
 
 
-def gpu_step(trace: StepTrace, layout: Layout, gpu: str) -> dict[str, float]:
+def gpu_step(trace: StepTrace, layout: StepLayout, gpu: str) -> dict[str, float]:
     """Seconds of a step on GPUs of one type by cause, from data sheets."""
     device = GPU_TYPES[gpu]
     mixed = layout.precision == "bf16"

@@ -9,10 +9,12 @@ from typing import Any
 
 from harness.experiment import Experiment
 from harness.planning.communication import published_bytes
-from harness.planning.costs import Layout, cpu_step, gpu_step, traffic_of
+from harness.planning.costs import StepLayout, cpu_step, gpu_step, traffic_of
 from harness.planning.devices import GPU_TYPES
+from harness.planning.feasible import remarks
 from harness.planning.machine import base, machine
 from harness.planning.memory import GPU_FRAGMENTATION, buffer_bytes, checkpoint_bytes, state_bytes, update_bytes
+from harness.schema import ExperimentConfig
 
 GIB = 2**30
 #: Steps that the loader reads ahead, plus the one in use and the one being read.
@@ -127,7 +129,7 @@ def plan_trace(
     config = experiment.config
     stage, world, on_gpu = config.engine.stage, config.ranks, device != "cpu"
     passes = config.train.global_batch // (config.train.micro_batch * world)
-    layout = Layout(engine=config.engine, world=world, passes=passes, precision=config.precision, cores=_cores())
+    layout = StepLayout(engine=config.engine, world=world, passes=passes, precision=config.precision, cores=_cores(config))
     sharding: dict[str, Any] = {"stage": stage, "world": world, "precision": config.precision}
     states = state_bytes(trace.params, **sharding, trainable=trace.trainable)
     buffers = buffer_bytes(
@@ -180,17 +182,16 @@ def plan_trace(
         plan.train_s = plan.step_s * config.train.steps
         nodes = -(-world // layout.ranks_per_node) if on_gpu else 1
         plan.node_hours = nodes * (plan.train_s + START_S) / 3600
+    plan.notes += remarks(experiment, device=device)
     return plan
 
 
-def _plan_cpu(plan: Plan, trace: Any, layout: Layout, *, floor: int | None, measure: bool) -> None:
+def _plan_cpu(plan: Plan, trace: Any, layout: StepLayout, *, floor: int | None, measure: bool) -> None:
     here = machine(measure=measure)
     modelled = sum(plan.state_bytes.values()) + plan.buffer_bytes + plan.data_bytes
     modelled += (plan.activation_bytes or 0) + plan.fragmentation_bytes
     plan.bytes_per_rank = modelled + (floor or 0)
     plan.host_bytes_per_rank = None if floor is None else plan.bytes_per_rank
-    if layout.world > layout.cores:
-        plan.notes.append(f"{layout.world} ranks take turns on {layout.cores} cores: oversubscribed, no timing to compare")
     parts = cpu_step(trace, layout, measure=measure)
     if floor is None or parts is None:
         plan.notes.append("this machine's profile has not been measured (tenfold doctor --prepare): no base, no times")
@@ -204,7 +205,7 @@ def _plan_cpu(plan: Plan, trace: Any, layout: Layout, *, floor: int | None, meas
         plan.notes.append(f"needs {needed / GIB:.1f} GiB and this machine has {here.memory_gib:.1f}")
 
 
-def _plan_gpu(plan: Plan, trace: Any, layout: Layout, *, on_device: int, on_host: int, floor: int | None) -> None:
+def _plan_gpu(plan: Plan, trace: Any, layout: StepLayout, *, on_device: int, on_host: int, floor: int | None) -> None:
     if layout.engine.offload:
         plan.notes.append(f"{sum(plan.state_bytes.values()) / GIB:.2f} GiB of model states per rank are kept on the host")
         plan.state_bytes = dict.fromkeys(plan.state_bytes, 0)
@@ -234,15 +235,18 @@ def _activations(trace: Any, *, half: bool, on_gpu: bool) -> tuple[int, int]:
     return live, max((held // 2 if half else held) - live, 0)
 
 
-def _storage(config: Any, trace: Any) -> int:
+def _storage(config: ExperimentConfig, trace: Any) -> int:
     """Series, records and the checkpoints that stay."""
     kept = 0 if config.keep == "none" else 1
     checkpoint = checkpoint_bytes(trace.params, trace.trainable, stage=config.engine.stage, precision=config.precision)
     return int(kept * checkpoint + config.train.steps * config.ranks * STEP_RECORD_BYTES + RUN_RECORD_BYTES)
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
+def _cores(config: ExperimentConfig) -> int:
+    """Ranks that work at the same time: on this machine as many as it has cores for, elsewhere all."""
+    if config.launcher.name != "local":
+        return config.ranks
+    return max(len(os.sched_getaffinity(0)) // config.launcher.cores_per_rank, 1)
 
 
 def _device(device: str) -> str:

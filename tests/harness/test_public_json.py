@@ -23,7 +23,8 @@ ROW = {
 PLAN = {
     "run", "system", "variant", "size", "scale", "seed", "engine", "params", "flops_per_step", "ranks", "zero_stage",
     "bytes_per_rank", "base_bytes", "state_bytes", "activation_bytes", "buffer_bytes", "data_bytes", "step_s", "train_s",
-    "node_hours", "fits", "fits_gpu", "stages", "global_batch", "steps", "peak_flops_per_rank", "notes",
+    "node_hours", "fits", "fits_gpu", "stages", "global_batch", "micro_batch", "steps", "peak_flops_per_rank", "notes", "device",
+    "host_bytes_per_rank", "fragmentation_bytes", "sent_bytes_per_step", "published_sent_bytes", "step_parts_s", "storage_bytes",
 }  # fmt: skip
 CLAIM = {"system", "claim", "scale", "statement", "source", "verdict", "effect", "low", "high", "bound", "detail"}
 ACCURACY = {"rmse", "persistence_rmse", "climatology_rmse", "skill_ratio"}
