@@ -103,43 +103,73 @@ def hardware(rows: Sequence[Row], runs_root: Path) -> list[dict[str, Any]]:
 
 #: Below this the modelled part of the memory is lost in the noise of the base (interpreter, libraries), in GiB.
 _MODELLED_GIB = 0.25
+#: Quantity, metric of the ratio planned / measured, metric of what was measured, and how far a plan may be off.
+_PLANNED = (
+    ("peak", "plan_peak_ratio", "peak_gib", 0.10),
+    ("above_base", "plan_above_base_ratio", "peak_gib", 0.10),
+    ("step", "plan_step_ratio", "step_s", 0.30),
+    ("step_beside", "plan_step_ratio", "step_s", 0.30),
+)
 
 
 def planner(completed: Sequence[Row], runs_root: Path) -> dict[str, Any]:
     """How far the plan was from what was measured: ratios planned / measured, and the measured values beside them.
 
-    ``above_base`` takes only runs whose part above the plan's base exceeds 256 MiB.
+    A plan is of a run alone on its machine: ``step`` takes runs that were, ``step_beside`` those that had company and so shared
+    caches and memory bandwidth with it. ``above_base`` takes only runs whose part above the plan's base exceeds 256 MiB.
+
+    Returns:
+        By quantity ``count, median, min, max, tolerance, within`` (share of runs off by no more than that)``, worst`` (the
+        run furthest off, as a factor)``, groups`` (the same by variant and engine)``, points``.
     """
     found: dict[str, Any] = {}
-    for name, ratio, measured in (
-        ("peak", "plan_peak_ratio", "peak_gib"),
-        ("above_base", "plan_above_base_ratio", "peak_gib"),
-        ("step", "plan_step_ratio", "step_s"),
-    ):
+    for name, ratio, measured, tolerance in _PLANNED:
         points = [
             {
                 "run": row["run"],
                 "variant": row["variant"],
                 "size": row["size"],
                 "engine": row["engine"],
+                "ranks": row["ranks"],
                 "ratio": value(row, ratio),
                 "measured": value(row, measured),
             }
             for row in distinct(completed)
-            if value(row, ratio) is not None and (name != "above_base" or _above_base_gib(row, runs_root) > _MODELLED_GIB)
+            if value(row, ratio) is not None and _belongs(name, row, runs_root)
         ]
-        if not points:
-            continue
-        ratios = [point["ratio"] for point in points]
-        found[name] = {
-            "count": len(ratios),
-            "median": statistics.median(ratios),
-            "min": min(ratios),
-            "max": max(ratios),
-            "within_15_percent": sum(abs(number - 1) <= 0.15 for number in ratios) / len(ratios),
-            "points": points,
-        }
+        if points:
+            worst = max(points, key=lambda point: max(point["ratio"], 1 / point["ratio"]))
+            found[name] = {**_spread(points, tolerance), "worst": worst, "groups": _groups(points, tolerance), "points": points}
     return found
+
+
+def _belongs(name: str, row: Row, runs_root: Path) -> bool:
+    """Whether a run counts for a quantity."""
+    if name == "above_base":
+        return _above_base_gib(row, runs_root) > _MODELLED_GIB
+    if name.startswith("step"):
+        alone = not row["shared_with"] and row["timing_valid"]
+        return alone == (name == "step")
+    return True
+
+
+def _groups(points: Sequence[dict[str, Any]], tolerance: float) -> list[dict[str, Any]]:
+    """Points by variant, engine and ranks, in order of appearance."""
+    keys = list(dict.fromkeys((point["variant"], point["engine"], point["ranks"]) for point in points))
+    members = {key: [point for point in points if (point["variant"], point["engine"], point["ranks"]) == key] for key in keys}
+    return [{"variant": key[0], "engine": key[1], "ranks": key[2], **_spread(members[key], tolerance)} for key in keys]
+
+
+def _spread(points: Sequence[dict[str, Any]], tolerance: float) -> dict[str, Any]:
+    ratios = [point["ratio"] for point in points]
+    return {
+        "count": len(ratios),
+        "median": statistics.median(ratios),
+        "min": min(ratios),
+        "max": max(ratios),
+        "tolerance": tolerance,
+        "within": sum(max(ratio, 1 / ratio) <= 1 + tolerance for ratio in ratios) / len(ratios),
+    }
 
 
 def _above_base_gib(row: Row, runs_root: Path) -> float:

@@ -60,7 +60,7 @@ def engine_bars(equality: Mapping[str, Any]) -> str | None:
 
 
 def planned_against_measured(planner: Mapping[str, Any], index: Mapping[str, Any]) -> str | None:
-    """Planned against measured peak memory, a point per run, with the 15 % band around equality."""
+    """Planned against measured peak memory, a point per run, with the 10 % band around equality."""
     points = [point for point in planner.get("peak", {}).get("points", ()) if point["measured"]]
     if not points:
         return None
@@ -72,7 +72,7 @@ def planned_against_measured(planner: Mapping[str, Any], index: Mapping[str, Any
         planned = measured * np.array([point["ratio"] for point in points])
         low, high = min(measured.min(), planned.min()) * 0.93, max(measured.max(), planned.max()) * 1.07
         line = np.array([low, high])
-        axes.fill_between(line, 0.85 * line, 1.15 * line, color=MUTED, alpha=0.12, lw=0, label="within 15 %")
+        axes.fill_between(line, line / 1.1, 1.1 * line, color=MUTED, alpha=0.12, lw=0, label="within 10 %")
         axes.plot(line, line, color=MUTED, lw=1)
         for name, (colour, marker) in looks.items():
             chosen = [i for i, point in enumerate(points) if point["variant"] == name]

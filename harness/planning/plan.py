@@ -88,7 +88,8 @@ def plan_key(experiment: Experiment) -> str:
 
     config = experiment.plain
     names = ("system", "variant", "size", "scale", "ranks", "precision", "device", "engine", "train", "data", "model", "keep")
-    return canonical_json({name: config[name] for name in names})
+    launcher = {name: config["launcher"][name] for name in ("name", "cores_per_rank")}
+    return canonical_json({"launcher": launcher, **{name: config[name] for name in names}})
 
 
 def make_plan(experiment: Experiment, *, gpu: str | None = None, measure: bool = False) -> Plan:

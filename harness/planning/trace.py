@@ -84,13 +84,7 @@ class _Watcher(TorchDispatchMode):
         for tensor in (out,) if isinstance(out, Tensor) else tree_leaves(out):
             if isinstance(tensor, Tensor):
                 self._watch(tensor)
-        key = (function, self.backward) if is_view(function) else (function, self.backward, *map(_shape_key, args))
-        call = self._calls.get(key)
-        if call is None:
-            formula = self._formulas.get(function._overloadpacket)
-            flops = 0 if formula is None else int(formula(*args, **(kwargs or {}), out_val=out))
-            operation = describe(function, args, out, backward=self.backward, flops=flops)
-            call = self._calls[key] = [operation, 0, scratch_bytes(operation)]
+        call = self._call(function, args, kwargs, out)
         call[1] += 1
         if call[2]:  # scratch of the kernel: names below zero, no tensor has them
             self.events += [(-1 - place, size) for place, size in enumerate(call[2])]
@@ -98,6 +92,21 @@ class _Watcher(TorchDispatchMode):
         if call[0].flops:
             self.flops[str(function._overloadpacket)] += call[0].flops
         return out
+
+    def _call(self, function: Any, args: Any, kwargs: Any, out: Any) -> list[Any]:
+        """Operation, number of calls and scratch of the calls that are alike."""
+        key = (function, self.backward) if is_view(function) else (function, self.backward, *map(_shape_key, args))
+        try:
+            known = self._calls.get(key)
+        except TypeError:  # an argument that cannot be a key: the operator and its result's shape stand for it
+            key = (function, self.backward, *(_shape_key(leaf) for leaf in tree_leaves(out) if isinstance(leaf, Tensor)))
+            known = self._calls.get(key)
+        if known is None:
+            formula = self._formulas.get(function._overloadpacket)
+            flops = 0 if formula is None else int(formula(*args, **(kwargs or {}), out_val=out))
+            operation = describe(function, args, out, backward=self.backward, flops=flops)
+            known = self._calls[key] = [operation, 0, scratch_bytes(operation)]
+        return known
 
     def calls(self) -> dict[Operation, int]:
         """Distinct operations and how often each was called."""
@@ -125,17 +134,16 @@ class _Watcher(TorchDispatchMode):
         made = [None if one is None else torch.empty_strided(one[0], one[1], dtype=one[2], device="meta") for one in known[1]]
         return made[0] if known[0] else tuple(made)
 
-    def _watch(self, tensor: Tensor) -> bool:
+    def _watch(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
         key = storage._cdata
         if key in self._known or key in self._seen:
-            return False
+            return
         size = storage.nbytes()
         self._seen[key] = weakref.finalize(storage, self._freed, key, size)
         self.live += size
         self.peak = max(self.peak, self.live)
         self.events.append((key, size))
-        return True
 
     def _freed(self, key: int, size: int) -> None:
         self._seen.pop(key, None)

@@ -1,8 +1,9 @@
 """Planned against measured peak memory per rank and step time, every point alone on the machine, one after another.
 
-``python -m tests.bench.bench_planner [--folder FOLDER] [--only TEXT] [--again]``. Runs that completed in FOLDER before are kept
-(their plans are made anew), so that a changed planner can be held against the same measurements; ``--again`` repeats the timing.
-The figures hold for an otherwise idle machine: runs that found company are marked and stay out of the summary of times.
+``python -m tests.bench.bench_planner [--folder FOLDER] [--only TEXT] [--repeats N] [--plan-only]``. Runs that completed in FOLDER
+before are kept and planned anew, so that a changed planner can be held against the same measurements. Of several repeats, made
+in rounds over all points, the quickest counts for time (others on the machine only ever add to it) and the median for memory.
+The figures hold for an otherwise idle machine: runs that found company of this harness are marked and enter no summary of times.
 """
 
 from __future__ import annotations
@@ -42,36 +43,39 @@ POINTS = (
 GOALS = {"peak": 1.10, "step_median": 1.30, "step": 2.0}
 
 
-def compose(points: list[str], folder: Path, repeat: int) -> list[Experiment]:
-    """The experiments of :data:`POINTS`."""
-    common = ["scale=small", f"train.steps={STEPS}", "keep=none", "tracker=none", f"repeat={repeat}"]
+def compose(points: list[str], folder: Path, repeats: int) -> list[list[Experiment]]:
+    """The experiments of the points, one of each per repeat."""
+    common = ["scale=small", f"train.steps={STEPS}", "keep=none", "tracker=none"]
     common += [f"paths.runs={folder}/runs", f"paths.data={folder}/data", f"paths.reports={folder}/reports"]
     with Composer() as composer:
-        return [composer.compose([*common, *point.split()]) for point in points]
+        return [
+            [composer.compose([*common, f"repeat={repeat}", *point.split()]) for repeat in range(repeats)] for point in points
+        ]
 
 
-def measure(experiments: list[Experiment]) -> None:
-    """Run what is not done, alone, in order; the plan is made before the run."""
-    build_data(experiments, lambda *_: None)
-    for experiment in experiments:
-        if not experiment.folder.is_completed():
-            request = request_for(experiment, make_plan(experiment, measure=True), exclusive=False)
-            LocalQueue(max_parallel=1).run([request])
+def measure(experiments: list[list[Experiment]]) -> None:
+    """Run what is not done, alone, in rounds over the points; the plan is made before the run."""
+    build_data([repeats[0] for repeats in experiments], lambda *_: None)
+    for turn in zip(*experiments, strict=True):
+        for experiment in turn:
+            if not experiment.folder.is_completed():
+                request = request_for(experiment, make_plan(experiment, measure=True), exclusive=True)
+                LocalQueue(max_parallel=1).run([request])
 
 
-def hold(points: list[str], experiments: list[Experiment]) -> list[dict[str, Any]]:
-    """Plans made now beside what was measured; the measured step time is the median over the run's timed steps."""
-    root = experiments[0].folder.path.parent
-    rows = {row["run"]: row for row in collect_rows(root, [experiment.name for experiment in experiments])}
+def hold(points: list[str], experiments: list[list[Experiment]]) -> list[dict[str, Any]]:
+    """Plans made now beside what was measured; a run's step time is the median over its timed steps."""
     found = []
-    for point, experiment in zip(points, experiments, strict=True):
-        row, plan = rows[experiment.name], make_plan(experiment, measure=True)
-        peak, step, low = value(row, "peak_gib"), value(row, "step_s"), value(row, "step_s_p5")
-        if peak is None or step is None or plan.bytes_per_rank is None or plan.step_s is None:
-            print(f"{point}: not measured ({row['status']})")
+    for point, repeats in zip(points, experiments, strict=True):
+        plan = make_plan(repeats[0], measure=True)
+        rows = collect_rows(repeats[0].folder.path.parent, [experiment.name for experiment in repeats])
+        peaks = [peak for row in rows if (peak := value(row, "peak_gib")) is not None]
+        alone = [step for row in rows if not row["shared_with"] and (step := value(row, "step_s")) is not None]
+        steps = alone or [step for row in rows if (step := value(row, "step_s")) is not None]
+        if not peaks or not steps or plan.bytes_per_rank is None or plan.step_s is None:
+            print(f"{point}: not measured ({', '.join(row['status'] for row in rows)})")
             continue
-        base = (plan.base_bytes or 0) / GIB
-        planned = plan.bytes_per_rank / GIB
+        base, planned, peak = (plan.base_bytes or 0) / GIB, plan.bytes_per_rank / GIB, statistics.median(peaks)
         found.append(
             {
                 "name": point,
@@ -79,10 +83,10 @@ def hold(points: list[str], experiments: list[Experiment]) -> list[dict[str, Any
                 "peak_ratio": planned / peak,
                 "above": peak - base,
                 "above_ratio": (planned - base) / max(peak - base, 1e-9),
-                "step_s": step,
-                "step_p5_s": low,
-                "step_ratio": plan.step_s / step,
-                "alone": not row["shared_with"],
+                "step_s": min(steps),
+                "spread": max(steps) / min(steps),
+                "step_ratio": plan.step_s / min(steps),
+                "alone": bool(alone),
             }
         )
     return found
@@ -90,12 +94,14 @@ def hold(points: list[str], experiments: list[Experiment]) -> list[dict[str, Any
 
 def show(rows: list[dict[str, Any]]) -> None:
     """All points, then medians and extremes."""
-    head = f"{'point':<52} {'peak GiB':>8} {'plan/':>6} {'above':>6} {'plan/':>6} {'step ms':>8} {'p5 ms':>7} {'plan/':>6}  alone"
+    head = (
+        f"{'point':<52} {'peak GiB':>8} {'plan/':>6} {'above':>6} {'plan/':>6} {'step ms':>8} {'max/min':>7} {'plan/':>6}  alone"
+    )
     print(head)
     for row in rows:
         print(
             f"{row['name']:<52} {row['peak_gib']:8.3f} {row['peak_ratio']:6.3f} {row['above']:6.3f} {row['above_ratio']:6.2f} "
-            f"{row['step_s'] * 1e3:8.2f} {row['step_p5_s'] * 1e3:7.2f} {row['step_ratio']:6.2f}"
+            f"{row['step_s'] * 1e3:8.2f} {row['spread']:7.2f} {row['step_ratio']:6.2f}"
             f"  {'yes' if row['alone'] else 'no'}"
         )
     for name, key, chosen in (("peak memory", "peak_ratio", rows), ("step time", "step_ratio", [r for r in rows if r["alone"]])):
@@ -129,17 +135,17 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, help="where runs and data are kept; a temporary folder by default")
     parser.add_argument("--only", default="", help="points whose words contain this text")
-    parser.add_argument("--repeat", type=int, default=0, help="measure anew under another repeat number")
+    parser.add_argument("--repeats", type=int, default=1, help="measurements of every point")
     parser.add_argument("--plan-only", action="store_true", help="hold new plans against what FOLDER has; start nothing")
     chosen = parser.parse_args(arguments or [])
     points = [point for point in POINTS if chosen.only in point]
     with tempfile.TemporaryDirectory() as scratch:
         folder = (chosen.folder or Path(scratch)).resolve()
-        experiments = compose(points, folder, chosen.repeat)
+        experiments = compose(points, folder, chosen.repeats)
         if chosen.plan_only:
-            done = [experiment.folder.is_completed() for experiment in experiments]
+            done = [all(experiment.folder.is_completed() for experiment in repeats) for repeats in experiments]
             points = [point for point, there in zip(points, done, strict=True) if there]
-            experiments = [experiment for experiment, there in zip(experiments, done, strict=True) if there]
+            experiments = [repeats for repeats, there in zip(experiments, done, strict=True) if there]
         else:
             measure(experiments)
         rows = hold(points, experiments)
