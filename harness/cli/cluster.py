@@ -32,6 +32,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--nodes", type=int, default=4, metavar="N", help="up: how many nodes (4)")
     parser.add_argument("--cpus", type=int, metavar="N", help="up: CPUs each node announces (cores / nodes, at least 2)")
     parser.add_argument("--memory-gib", type=float, metavar="GIB", help="up: memory each node announces (memory / nodes)")
+    parser.add_argument(
+        "--gpus", type=int, default=0, metavar="N", help="up: GPUs each node pretends to have, to see requests scheduled"
+    )
+    parser.add_argument("--gpu-type", default="pretended", metavar="TYPE", help="up: what they are called")
     parser.add_argument("--preempt", action="store_true", help="up: partition 'high', whose jobs requeue those of 'main'")
     parser.add_argument("--accounting", action=argparse.BooleanOptionalAction, default=True, help="up: sacct (on)")
     parser.add_argument("--max-array-size", type=int, metavar="N", help="up: Slurm's MaxArraySize (1001)")
@@ -64,6 +68,8 @@ def _up(cluster: LoopbackCluster, arguments: argparse.Namespace) -> int:
         nodes=arguments.nodes,
         cpus_per_node=arguments.cpus,
         memory_mib_per_node=None if arguments.memory_gib is None else round(arguments.memory_gib * 1024),
+        gpus_per_node=arguments.gpus,
+        gpu_type=arguments.gpu_type,
         preempt=arguments.preempt,
         accounting=arguments.accounting,
         max_array_size=arguments.max_array_size,

@@ -7,6 +7,7 @@ examples:
   tenfold doctor --runs                    validate every run folder
   tenfold doctor --runs --repair           rebuild damaged or missing records from the attempts' files
   tenfold doctor --data                    verify checksums of generated data
+  tenfold doctor --site                    ask this cluster's Slurm and write its site profile
 """
 
 from __future__ import annotations
@@ -29,6 +30,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data", type=Path, nargs="?", const=Path("data"), metavar="FOLDER", help="verify data stores (default data/)"
     )
+    parser.add_argument(
+        "--site", nargs="?", const="", metavar="NAME", help="write the profile of this cluster (NAME: its ClusterName)"
+    )
+    parser.add_argument("--force", action="store_true", help="with --site: replace a profile that exists")
     add_json(parser)
 
 
@@ -40,6 +45,8 @@ def run(arguments: argparse.Namespace) -> int:
         return _runs(arguments)
     if arguments.data is not None:
         return _data(arguments.data)
+    if arguments.site is not None:
+        return _site(arguments)
     from harness.doctoring import examine
 
     findings = examine()
@@ -51,6 +58,21 @@ def run(arguments: argparse.Namespace) -> int:
             if not finding.ok and finding.fix:
                 print(f"      {'':<18} fix: {finding.fix}")
     return EXIT_OK if all(finding.ok or finding.optional for finding in findings) else EXIT_RUN_FAILED
+
+
+def _site(arguments: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from launchers.discover import write_site
+
+    path, found = write_site(arguments.site or None, force=arguments.force)
+    if arguments.json:
+        sys.stdout.write(dumps({"path": str(path), "profile": asdict(found.profile)}) + "\n")
+    else:
+        print(
+            f"{found.text}\nwritten to {path}\nnext: tenfold sweep study=NAME launcher=slurm site={found.profile.name} --dry-run"
+        )
+    return EXIT_OK
 
 
 def _prepare() -> int:

@@ -73,6 +73,11 @@ class Layout:
         return self.folder / "spool"
 
     @property
+    def devices(self) -> Path:
+        """Stand-ins for device files of pretended GPUs."""
+        return self.folder / "dev"
+
+    @property
     def temporary(self) -> Path:
         return self.folder / "tmp"
 
@@ -171,6 +176,9 @@ def slurm_conf(layout: Layout, settings: ClusterSettings, ports: Ports) -> str:
         lines += ["PreemptType=preempt/partition_prio", "PreemptMode=REQUEUE"]
     lines += settings.extra_lines
     shape = f"NodeHostname={host} NodeAddr={address} CPUs={settings.cpus} RealMemory={settings.memory_mib}"
+    if settings.gpus_per_node:
+        lines.append("GresTypes=gpu")
+        shape += f" Gres=gpu:{settings.gpu_type}:{settings.gpus_per_node}"
     lines += [f"NodeName={name} Port={ports.nodes[name]} {shape}" for name in settings.names]
     # Without a default a job would take all the memory of its nodes, and nothing would run beside it.
     common = f"Nodes=ALL MaxTime=INFINITE DefMemPerCPU={max(1, settings.memory_mib // settings.cpus)}"
@@ -181,6 +189,14 @@ def slurm_conf(layout: Layout, settings: ClusterSettings, ports: Ports) -> str:
     else:
         lines.append(main)
     return "\n".join(lines) + "\n"
+
+
+def gres_conf(layout: Layout, settings: ClusterSettings) -> str:
+    """gres.conf: GPUs whose device files are empty files (slurmd counts no GPU that has none), or nothing."""
+    if not settings.gpus_per_node:
+        return ""
+    files = f"{layout.devices}/gpu[0-{settings.gpus_per_node - 1}]"
+    return f"AutoDetect=off\nName=gpu Type={settings.gpu_type} File={files}\n"
 
 
 def slurmdbd_conf(layout: Layout, ports: Ports) -> str:

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from launchers.cluster import processes
-from launchers.cluster.config import CLUSTER, Layout, Ports, loopback_only, slurm_conf, slurmdbd_conf
+from launchers.cluster.config import CLUSTER, Layout, Ports, gres_conf, loopback_only, slurm_conf, slurmdbd_conf
 from launchers.cluster.daemons import ACCOUNTING, CONTROLLER, DATABASE, MUNGED, Daemons, wait_until
+from launchers.cluster.folder import claim, clear, refuse_foreign_folder
 from launchers.cluster.ports import free_ports
 from launchers.cluster.profile import refuse_foreign_profile, remove_profile, write_profile
 from launchers.cluster.programs import require_programs
@@ -64,7 +65,7 @@ class LoopbackCluster:
         settings = settings or ClusterSettings(**shape)
         require_programs(accounting=settings.accounting)
         refuse_foreign_profile(self.layout)
-        self._claim_folder()
+        claim(self.layout)
         with self._locked():
             if self._processes():
                 raise BusyError(
@@ -72,7 +73,7 @@ class LoopbackCluster:
                     where=str(self.folder),
                     next_step="tenfold cluster status; tenfold cluster down",
                 )
-            self._clear()
+            clear(self.layout)
             try:
                 self._start(settings, timeout_s)
                 write_profile(self.layout, settings)
@@ -98,35 +99,10 @@ class LoopbackCluster:
             left = bool(self._processes())
             self._kill()
             return remove_profile(self.layout) or left
-        self._refuse_foreign_folder()
+        refuse_foreign_folder(self.layout)
         with self._locked():
             self._remove()
         return True
-
-    def _claim_folder(self) -> None:
-        """Make the folder, or take over what an earlier cluster left there."""
-        try:
-            self.folder.mkdir(mode=0o711, parents=True)
-        except FileExistsError:
-            self._refuse_foreign_folder()
-        except OSError as error:
-            raise ConfigError(
-                f"the cluster's folder cannot be made: {error.strerror}",
-                where=str(self.folder),
-                next_step="tenfold cluster up --folder FOLDER",
-            ) from error
-        self.folder.chmod(0o711)  # munge's clients of any user pass through; what is secret has a mode of its own
-
-    def _refuse_foreign_folder(self) -> None:
-        """A predictable name under /tmp may be somebody else's, and nobody's files are to be deleted."""
-        info = self.folder.lstat()
-        ours = self.folder.is_dir() and not self.folder.is_symlink() and info.st_uid == os.getuid()
-        if not ours or (any(self.folder.iterdir()) and not (self.layout.facts.exists() or self.layout.lock.exists())):
-            raise ConfigError(
-                "the folder exists and is not a cluster of yours",
-                where=str(self.folder),
-                next_step="tenfold cluster up --folder FOLDER",
-            )
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -144,6 +120,10 @@ class LoopbackCluster:
         for path in (layout.state, layout.spool, layout.temporary):
             path.mkdir(mode=0o755 if path == layout.spool else 0o700)
         layout.slurm_conf.write_text(slurm_conf(layout, settings, ports))
+        (self.folder / "gres.conf").write_text(gres_conf(layout, settings))
+        layout.devices.mkdir(mode=0o755)
+        for index in range(settings.gpus_per_node):
+            (layout.devices / f"gpu{index}").touch()
         (self.folder / "plugstack.conf").write_text("")  # or the system's would be read
         (self.folder / "cgroup.conf").write_text("CgroupAutomount=no\n")
         daemons = Daemons(layout, ports)
@@ -169,16 +149,10 @@ class LoopbackCluster:
                 f"processes do not die: {', '.join(map(str, left))}", where=str(self.folder), next_step="tenfold cluster down"
             )
 
-    def _clear(self) -> None:
-        """Empty the folder but for its lock."""
-        for path in self.folder.iterdir():
-            if path != self.layout.lock:
-                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-
     def _remove(self) -> None:
         self._kill()
         remove_profile(self.layout)
-        self._clear()
+        clear(self.layout)
         shutil.rmtree(self.folder)
 
     # -- looking -------------------------------------------------------------------------------------------------------------

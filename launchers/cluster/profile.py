@@ -5,20 +5,20 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from launchers.cluster.config import CLUSTER, HIGH_PARTITION, PARTITION, Layout
 from launchers.cluster.settings import ClusterSettings, machine_cores
 from launchers.site import PartitionProfile, SiteProfile, sites_folder
+from launchers.site_text import site_text
 from results.errors import BusyError
 from results.store import make_folder, read_json, read_json_or, write_json, write_text
 
-NOTE = """\
-# A real Slurm on this one machine. Written by `tenfold cluster up`, removed by `tenfold cluster down`.
-# Its nodes share the machine's cores: what they announce together may be more than there is.
-"""
+HEADING = (
+    "A real Slurm on this one machine. Written by `tenfold cluster up`, removed by `tenfold cluster down`.",
+    "Its nodes share the machine's cores: what they announce together may be more than there is.",
+)
 
 
 def profile_path() -> Path:
@@ -28,14 +28,16 @@ def profile_path() -> Path:
 
 def loopback_profile(layout: Layout, settings: ClusterSettings) -> SiteProfile:
     """The profile of a cluster."""
-    shape = {
-        "nodes": settings.nodes,
-        "cores_per_node": settings.cpus,
-        "memory_gib_per_node": round(settings.memory_mib / 1024, 3),
-    }
-    partitions = {PARTITION: PartitionProfile(**shape, preemptible=settings.preempt)}  # type: ignore[arg-type]
+    high = PartitionProfile(
+        nodes=settings.nodes,
+        cores_per_node=settings.cpus,
+        memory_gib_per_node=round(settings.memory_mib / 1024, 3),
+        gpus_per_node=settings.gpus_per_node,
+        gpu_type=settings.gpu_type if settings.gpus_per_node else None,
+    )
+    partitions = {PARTITION: dataclasses.replace(high, preemptible=settings.preempt)}
     if settings.preempt:
-        partitions[HIGH_PARTITION] = PartitionProfile(**shape)  # type: ignore[arg-type]
+        partitions[HIGH_PARTITION] = high
     return SiteProfile(
         name=CLUSTER,
         description=f"a real Slurm of {settings.nodes} nodes on this machine",
@@ -52,20 +54,6 @@ def loopback_profile(layout: Layout, settings: ClusterSettings) -> SiteProfile:
     )
 
 
-def differences(value: Any) -> dict[str, Any]:
-    """The fields of a dataclass that are not at their default, nested ones too."""
-    found: dict[str, Any] = {}
-    for item in dataclasses.fields(value):
-        current = getattr(value, item.name)
-        default = item.default_factory() if item.default_factory is not dataclasses.MISSING else item.default
-        if current == default and item.name not in ("name", "scheduler"):
-            continue
-        if isinstance(current, dict):
-            current = {k: differences(v) if dataclasses.is_dataclass(v) else v for k, v in current.items()}
-        found[item.name] = current
-    return found
-
-
 def write_profile(layout: Layout, settings: ClusterSettings) -> Path:
     """Write the profile of a cluster that is up.
 
@@ -77,8 +65,7 @@ def write_profile(layout: Layout, settings: ClusterSettings) -> Path:
     made = [str(folder) for folder in (path.parent, path.parent.parent) if not folder.exists()]
     write_json(layout.facts, {**read_json(layout.facts), "made_folders": made})
     make_folder(path.parent, what="the folder of site profiles", next_step="choose another by TENFOLD_CONFIG=FOLDER")
-    text = yaml.safe_dump(differences(loopback_profile(layout, settings)), sort_keys=False, allow_unicode=True)
-    write_text(path, NOTE + text)
+    write_text(path, site_text(loopback_profile(layout, settings), HEADING))
     return path
 
 

@@ -40,6 +40,9 @@ class ClusterSettings:
         cpus_per_node: announced by each node; None: the machine's cores divided by the nodes, at least 2 so that two ranks
             fit on one node.
         memory_mib_per_node: announced by each node; None: the machine's memory divided by the nodes. Not enforced.
+        gpus_per_node: announced by each node though there are none: to see how requests for GPUs are scheduled. Devices are
+            not visible to jobs.
+        gpu_type: what the announced GPUs are called.
         preempt: a second partition ``high`` whose jobs requeue those of ``main``.
         accounting: MariaDB and slurmdbd, for ``sacct``.
         max_array_size: Slurm's MaxArraySize (one more than the largest index); None: Slurm's default, 1001.
@@ -56,6 +59,8 @@ class ClusterSettings:
     nodes: int = 4
     cpus_per_node: int | None = None
     memory_mib_per_node: int | None = None
+    gpus_per_node: int = 0
+    gpu_type: str = "pretended"
     preempt: bool = False
     accounting: bool = True
     max_array_size: int | None = None
@@ -75,6 +80,7 @@ class ClusterSettings:
         self._within("nodes", self.nodes, 1, MAX_NODES)
         self._within("cpus", self.cpus, 1, 4096)
         self._within("memory_mib", self.memory_mib, 1, 2**24)
+        self._within("gpus_per_node", self.gpus_per_node, 0, 64)
         self._within("node_timeout_s", self.node_timeout_s, 3, 3600)
         self._within("message_timeout_s", self.message_timeout_s, 2, 100)
         self._within("kill_wait_s", self.kill_wait_s, 1, 3600)
