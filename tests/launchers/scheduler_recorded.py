@@ -29,7 +29,8 @@ Slurmctld(primary) at host is UP
 
 _LOOPBACK_PARTITION = (
     "PartitionName={name} AllowGroups=ALL AllowAccounts=ALL AllowQos=ALL AllocNodes=ALL Default={default} QoS=N/A "
-    "DefaultTime=NONE DisableRootJobs=NO ExclusiveUser=NO GraceTime=0 Hidden=NO MaxNodes=UNLIMITED MaxTime=UNLIMITED MinNodes=0 LLN=NO "
+    "DefaultTime=NONE DisableRootJobs=NO "
+    "ExclusiveUser=NO GraceTime=0 Hidden=NO MaxNodes=UNLIMITED MaxTime=UNLIMITED MinNodes=0 LLN=NO "
     "MaxCPUsPerNode=UNLIMITED Nodes=n[1-3] PriorityJobFactor=1 PriorityTier={tier} RootOnly=NO ReqResv=NO OverSubscribe=NO "
     "OverTimeLimit=NONE PreemptMode={mode} State=UP TotalCPUs=6 TotalNodes=3 SelectTypeParameters=NONE JobDefaults=(null) "
     "DefMemPerCPU=4017 MaxMemPerNode=UNLIMITED TRES=cpu=6,mem=24105M,node=3,billing=6\n"
