@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="write docs/performance.md")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
-    from tests.bench import bench_backbones, bench_commands, bench_loop, bench_solver
+    from tests.bench import bench_backbones, bench_commands, bench_loop, bench_planner, bench_solver
 
     sections = [
         ("Commands", "Whole processes; `python -m tests.bench.bench_commands`. Seconds against a limit.", bench_commands.main()),
@@ -74,6 +74,12 @@ def main() -> None:
             "equal width, depth and tokens). U-Net and ConvLSTM have no public peer of their shape. "
             "`python -m tests.bench.bench_backbones --paper`.",
             bench_backbones.main(["--paper"]),
+        ),
+        (
+            "Planner",
+            "Planned against measured, every point alone, one after another; ratio is how far off, as a factor of at least 1. "
+            "`python -m tests.bench.bench_planner --repeats 2` prints all points.",
+            bench_planner.main(["--repeats", "2"]),
         ),
     ]
     if arguments.write:
