@@ -107,8 +107,29 @@ def links(*, measure: bool = False) -> dict[str, float] | None:
 
 
 def _engine(engine: str, ranks: int, measure: bool) -> dict[str, Any]:
+    for place, (name, several) in enumerate(_profiles(engine, ranks)):
+        found = _stored(f"engine-{name}-{several}", name, several, measure and not place)
+        if found:
+            return found
+    return {}
+
+
+def _profiles(engine: str, ranks: int) -> list[tuple[str, int]]:
+    """The profile of an engine, then those that stand in for it while it is not measured: on another number of ranks, or without
+    offload, which moves nothing on a CPU."""
     several = 2 if ranks > 1 else 1
-    return _stored(f"engine-{engine}-{several}", engine, several, measure)
+    alike = [engine, *(["zero3"] if engine == "zero3_offload" else [])]
+    return [(name, count) for name in alike for count in (several, 3 - several) if name != "torch" or count == 1]
+
+
+def stand_in(engine: str, ranks: int) -> str | None:
+    """Which profile stands in for that of an engine, in words; None where its own was measured, or none was."""
+    own, *others = _profiles(engine, ranks)
+    measured = [profile for profile in (own, *others) if read_json_or(_file(f"engine-{profile[0]}-{profile[1]}"), None)]
+    if not measured or measured[0] == own:
+        return None
+    name, count = measured[0]
+    return f"{name} on {count} rank{'s' if count > 1 else ''}"
 
 
 def _stored(name: str, kind: str, ranks: int, measure: bool) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from harness.planning.communication import published_bytes
 from harness.planning.costs import StepLayout, cpu_step, gpu_step, traffic_of
 from harness.planning.devices import GPU_TYPES
 from harness.planning.feasible import remarks
-from harness.planning.machine import base, machine
+from harness.planning.machine import base, machine, stand_in
 from harness.planning.memory import GPU_FRAGMENTATION, buffer_bytes, checkpoint_bytes, state_bytes, update_bytes
 from harness.schema import ExperimentConfig
 
@@ -198,6 +198,9 @@ def _plan_cpu(plan: Plan, trace: Any, layout: StepLayout, *, floor: int | None, 
         plan.notes.append("this machine's profile has not been measured (tenfold doctor --prepare): no base, no times")
         plan.fits = None if floor is None else plan.ranks * plan.bytes_per_rank <= here.memory_gib * GIB
         return
+    other = stand_in(layout.engine.name, layout.world)
+    if other:
+        plan.notes.append(f"base and cost of the engine are those of {other}: its own are measured when it first runs")
     plan.step_parts_s, plan.step_s = parts, sum(parts.values())
     plan.peak_flops_per_rank = here.gemm_flops
     needed = plan.ranks * plan.bytes_per_rank

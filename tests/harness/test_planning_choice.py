@@ -235,6 +235,22 @@ def test_judging_a_site_from_the_command_line(
     assert "site mine: 1 of 1 runs have a partition" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("profiled")
+def test_an_engine_that_was_not_measured_is_planned_by_another_and_says_so() -> None:
+    from harness.planning.plan import make_plan
+
+    for name in ("zero3-1", "zero3_offload-1", "zero3_offload-2"):
+        profiles._file(f"engine-{name}").unlink()
+    for words, other in ((["engine=zero3"], "zero3 on 2 ranks"), (["engine=zero3_offload", "ranks=2"], "zero3 on 2 ranks")):
+        plan = make_plan(experiment(*words))
+        assert plan.step_s is not None
+        assert any(f"are those of {other}" in note for note in plan.notes)
+    assert profiles.stand_in("zero3", 2) is profiles.stand_in("torch", 1) is None
+    profiles._file("engine-zero3-2").unlink()
+    assert profiles.stand_in("zero3", 1) is None
+    assert make_plan(experiment("engine=zero3")).step_s is None
+
+
 # Remarks --------------------------------------------------------------------------------------------------------------------
 
 
