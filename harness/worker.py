@@ -248,6 +248,7 @@ def _record_failure(folder: RunFolder, rank: int, error: BaseException, state: d
     try:
         if _follows_from_another_rank(error):
             # Whoever failed first (or, if it was killed, its launcher) is about to say so: let its word be the record.
+            failure.evidence["follows"] = True
             time.sleep(COLLATERAL_WAIT_S)
         attempt.fail(failure)
         if context is not None:

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from launchers.environment import cache_variables, free_port, rendezvous, without_foreign
-from launchers.starting import exit_file, launch_log
+from launchers.starting import exit_file, launch_log, node_file
 from results.errors import EXIT_USAGE
 from results.store import write_bytes
 
@@ -116,6 +116,8 @@ def run(module: str, folder: Path, rank: int, environment: Mapping[str, str]) ->
     Returns:
         0: what a rank's end means for the others is for the launcher to decide, not for srun or mpiexec.
     """
+    node = environment.get("SLURMD_NODENAME") or socket.gethostname()
+    write_bytes(node_file(folder, rank), node.encode(), durable=False)
     with launch_log(folder, rank).open("wb") as output:
         child = subprocess.Popen(
             [sys.executable, "-P", "-m", module, str(folder)],

@@ -12,7 +12,7 @@ from typing import Any
 
 from launchers.presence import announce, withdraw
 from launchers.request import RunRequest
-from launchers.starting import LocalStarter, Starter, exit_file, launch_log, program_log
+from launchers.starting import LocalStarter, Starter, exit_file, launch_log, node_file, program_log
 from results.errors import TenfoldError
 from results.failures import NEXT_STEP, Failure, FailureClass, classify_exit
 from results.runfolder import Attempt, RunFolder
@@ -178,6 +178,8 @@ class RankProcesses:
         elif left is not None:
             asked = attempt.read("stop")
             attempt.fail(self._left_because(left) if asked is None else left_failure({**left, **asked}, self.folder.name))
+        elif self._failure_of_lost_ranks(attempt):
+            return
         elif any(code != 0 for code in codes):
             rank = self._failed_rank if self._failed_rank is not None else self._blame_at_the_end(codes)
             self._speak_for(rank, codes[rank])
@@ -189,6 +191,30 @@ class RankProcesses:
                     next_step=NEXT_STEP[FailureClass.CRASH].format(run=self.folder.name),
                 )
             )
+
+    def _failure_of_lost_ranks(self, attempt: Attempt) -> bool:
+        """Ranks that went down with their parents: what the others then say (a peer is gone) is not the reason."""
+        lost = self._started.lost()
+        recorded = attempt.failure()
+        if not lost or (recorded is not None and not recorded.get("evidence", {}).get("follows")):
+            return False
+        files = [node_file(self.folder.path, rank) for rank in lost]
+        nodes = sorted({path.read_text() for path in files if path.exists()})
+        kind, reason = self.starter.explain(self._program_output()) or (
+            FailureClass.NODE_FAIL,
+            f"rank {', '.join(map(str, lost))} vanished" + (f" with node {', '.join(nodes)}" if nodes else ""),
+        )
+        failure = Failure(
+            kind=kind,
+            reason=reason,
+            rank=lost[0],
+            step=_last_step(attempt),
+            host=",".join(nodes),
+            next_step=NEXT_STEP[kind].format(run=self.folder.name),
+        )
+        if not attempt.fail(failure):
+            attempt.write("failure", failure.as_dict())
+        return True
 
     def _blame_at_the_end(self, codes: list[int]) -> int:
         return self._blame([rank for rank, code in enumerate(codes) if code != 0], list(codes))
@@ -233,6 +259,7 @@ class RankProcesses:
                 early.replace(attempt.log(rank))
             early.unlink(missing_ok=True)
             exit_file(self.folder.path, rank).unlink(missing_ok=True)
+            node_file(self.folder.path, rank).unlink(missing_ok=True)
         said = program_log(self.folder.path)
         if said.exists():
             if said.stat().st_size:

@@ -76,7 +76,7 @@ def decide(
     """What follows the last of a run's attempts.
 
     Args:
-        attempts: of the run, oldest first: ``failure`` (class or None), ``micro_batch``, ``host`` where known.
+        attempts: of the run, oldest first: ``failure`` (class or None), ``micro_batch``, ``lost_nodes`` where known.
         layout: that the last attempt had.
         memory_gib: that the last attempt was given, all ranks together; 0 where unknown.
     """
@@ -100,6 +100,8 @@ def decide(
             return Decision(Action.NEVER, layout, "it is not known how much memory it had")
         return Decision(action, replace(layout, memory_gib=asked * MORE_MEMORY, reason=f"more memory after {kind}"))
     if action is Action.EXCLUDE_NODE:
-        lost = tuple(sorted({*layout.exclude_nodes, *([str(last["host"])] if last.get("host") else [])}))
+        lost = tuple(sorted({*layout.exclude_nodes, *(last.get("lost_nodes") or ())}))
+        if not lost:
+            return Decision(action, replace(layout, reason=f"again after {kind}; which node it was is not known"))
         return Decision(action, replace(layout, exclude_nodes=lost, reason=f"without {', '.join(lost)} after {kind}"))
     return Decision(action, layout)

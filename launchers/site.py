@@ -41,6 +41,8 @@ class SiteProfile:
     qos: str | None = None
     constraint: str | None = None
     reservation: str | None = None
+    nodelist: str | None = None  # these nodes must be among the job's
+    exclude: str | None = None  # these must not
     wckey: str | None = None
     gpu_type: str | None = None  # as the scheduler spells it, for the flag below
     gpu_flag: str = "gres"  # gres | gpus-per-node: the spelling that this site accepts

@@ -37,6 +37,11 @@ def exit_file(folder: Path, rank: int) -> Path:
     return folder / f".exit-{rank}"
 
 
+def node_file(folder: Path, rank: int) -> Path:
+    """Where the parent of a rank says, at the start, on which node it is."""
+    return folder / f".node-{rank}"
+
+
 def _exit_status(folder: Path, rank: int) -> int | None:
     try:
         return int(exit_file(folder, rank).read_text())
@@ -73,6 +78,12 @@ class Started:
         # A rank that could not even leave its status: its node is gone, or the program has killed it.
         lost = -signal.SIGKILL if ended == 0 else 128 - ended if ended > 128 else ended
         return [lost if code is None else code for code in told]
+
+    def lost(self) -> list[int]:
+        """Ranks of a program that has ended, whose parents left no status: they went down together, with their node."""
+        if self.one_per_rank or self.processes[0].poll() is None:
+            return []
+        return [rank for rank in range(self.request.ranks) if _exit_status(self.request.folder, rank) is None]
 
     @property
     def ended(self) -> bool:
@@ -162,6 +173,7 @@ def start_program(
     """Start the one program that starts all ranks."""
     for rank in range(request.ranks):
         exit_file(request.folder, rank).unlink(missing_ok=True)
+        node_file(request.folder, rank).unlink(missing_ok=True)
     output = program_log(request.folder).open("wb")
     try:
         process = _popen(command, environment, output, keep_open)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from results.failures import FailureClass
 from results.runfolder import Attempt
 
 
@@ -20,6 +21,8 @@ def attempt_row(attempt: Attempt) -> dict[str, Any]:
     row["status"] = outcome.get("status") or ("failed" if failure else "running")
     row["ended"] = outcome.get("ended") or launch.get("ended")
     row["failure"] = failure["class"] if failure else None
+    if failure and failure["class"] == FailureClass.NODE_FAIL and failure.get("host"):
+        row["lost_nodes"] = failure["host"].split(",")
     accounting = attempt.read("accounting")
     if accounting is not None:
         row["accounting"] = accounting

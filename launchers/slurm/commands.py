@@ -21,6 +21,8 @@ _TRANSIENT = (
     "temporarily unable",
     "zero bytes were transmitted",
 )
+#: Between fields of the queue: names, comments and reasons hold any printable character.
+_DELIMITER = "\x1f"
 #: Not the user's own rendezvous either: a job submitted from a job must find its own.
 _RENDEZVOUS = ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 
@@ -113,21 +115,22 @@ class Slurm:
 
     def queue(self) -> dict[str, QueuedJob]:
         """All of this user's jobs that are not over, every task of an array on its own, by ``job_id``."""
-        form = "%i|%A|%T|%r|%k|%j|%N|%L"
+        form = _DELIMITER.join(("%i", "%A", "%T", "%r", "%k", "%j", "%N", "%L"))
         return {job.job_id: job for job in parse_queue(self.call("squeue", "--me", "--noheader", "--array", f"--format={form}"))}
 
-    def job(self, job_id: str) -> dict[str, str]:
+    def job(self, job_id: str, *, patience_s: float | None = None) -> dict[str, str]:
         """What the controller still knows of a job (``scontrol show job``); empty once it has forgotten it.
 
         Raises:
             UnreachableError: the controller does not answer.
+            LaunchError: it refuses to, which says nothing about the job.
         """
         try:
-            text = self.call("scontrol", "show", "job", "--oneliner", job_id)
-        except UnreachableError:
+            text = self.call("scontrol", "show", "job", "--oneliner", job_id, patience_s=patience_s)
+        except LaunchError as error:
+            if "invalid job id" in error.what.lower():
+                return {}
             raise
-        except LaunchError:
-            return {}
         return parse_fields(text.splitlines()[-1] if text.strip() else "")
 
     def config(self) -> dict[str, str]:
@@ -148,9 +151,9 @@ class Slurm:
                 found[fields["NodeName"]] = fields.get("NodeAddr", fields["NodeName"])
         return found
 
-    def nodes_down(self, nodes: str) -> list[str]:
+    def nodes_down(self, nodes: str, *, patience_s: float | None = None) -> list[str]:
         """Those of the nodes that the controller has given up."""
-        text = self.call("scontrol", "show", "node", "--oneliner", nodes)
+        text = self.call("scontrol", "show", "node", "--oneliner", nodes, patience_s=patience_s)
         found = [parse_fields(line) for line in text.splitlines()]
         return [node["NodeName"] for node in found if re.search(r"DOWN|FAIL|NOT_RESPONDING|\*", node.get("State", ""))]
 
@@ -162,14 +165,15 @@ class Slurm:
         """``sbatch`` a script file; the job's number.
 
         Raises:
-            UnreachableError: no answer; the job may have been accepted all the same.
+            UnreachableError: no answer, or none with a number; the job may have been accepted all the same.
             LaunchError: refused.
         """
         answer = self.call("sbatch", "--parsable", script, patience_s=0.0)
-        number = answer.strip().splitlines()[-1].split(";")[0]
-        if not number.isdigit():
-            raise LaunchError(f"sbatch answered {answer.strip()!r}, which is not a job's number", where=script)
-        return number
+        # A line of its own; what a site's wrapper says before or after it is not for us.
+        number = re.search(r"^(\d+)(;\S+)?\s*$", answer, re.MULTILINE)
+        if number is None:
+            raise UnreachableError(f"sbatch answered {answer.strip()[:200]!r}, in which there is no job's number", where=script)
+        return number.group(1)
 
     def test_only(self, script: str) -> str:
         """``sbatch --test-only``: when and where the script would start.
@@ -199,7 +203,7 @@ def parse_queue(text: str) -> list[QueuedJob]:
     """Lines of ``squeue --array`` in the format of :meth:`Slurm.queue`."""
     found = []
     for line in text.splitlines():
-        parts = line.strip().split("|")
+        parts = line.strip(" ").split(_DELIMITER)
         if len(parts) != 8:
             continue
         job_id, raw_id, state, reason, comment, name, nodes, left = parts

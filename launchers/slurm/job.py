@@ -37,6 +37,8 @@ from results.store import dumps, read_json_or
 JOB = "TENFOLD_JOB"
 #: Ranks leave so long before the limit at least, and at most.
 LEAD_S = (20.0, 300.0)
+#: How long a job that has ended its work waits for a controller that is away, to be requeued.
+PATIENCE_S = 600.0
 #: States in which a job is running and nobody has asked it to end.
 UNDISTURBED = ("RUNNING", "CONFIGURING", "SUSPENDED")
 
@@ -128,8 +130,9 @@ class Job:
             return FailureClass.TIMEOUT, "the job's time limit is near"
         by = f" ({self.signal_name})" if self.signal_name else ""
         try:
-            facts = self.slurm.job(self.raw_id)
-            down = self.slurm.nodes_down(os.environ["SLURM_JOB_NODELIST"])
+            # Little patience: ranks and this process are killed soon.
+            facts = self.slurm.job(self.raw_id, patience_s=2.0)
+            down = self.slurm.nodes_down(os.environ["SLURM_JOB_NODELIST"], patience_s=2.0)
         except LaunchError as error:
             return FailureClass.PREEMPTED, f"asked to leave{by}; the controller could not be asked why: {error.what}"
         if down:
@@ -211,7 +214,13 @@ class Job:
     def _decision(self, run: TaskRun) -> Any:
         folder = RunFolder(self.submission.runs / run.name)
         attempts = build_record(folder).attempts
-        return decide(self.rules, attempts, Layout.read(folder.path), memory_gib=run.memory_gib)
+        return decide(self.rules, attempts, Layout.read(folder.path), memory_gib=self._memory_gib(run))
+
+    def _memory_gib(self, run: TaskRun) -> float:
+        """What the run had: its share of what the job was really given, which is rounded up."""
+        given = int(os.environ.get("SLURM_MEM_PER_NODE", "0")) * int(os.environ.get("SLURM_JOB_NUM_NODES", "1")) / 1024
+        shared_by = 1 if self.submission.one_at_a_time else len(self.submission.tasks[self.index])
+        return max(given / shared_by, run.memory_gib)
 
     def _again_here(self, run: TaskRun) -> bool:
         """Whether the run is tried again at once, in this allocation."""
@@ -254,20 +263,32 @@ class Job:
     def _requeue(self, names: list[str]) -> None:
         """Put the job back into the queue, unless the scheduler has."""
         try:
-            state = self.slurm.job(self.raw_id).get("JobState", "")
-            if state not in UNDISTURBED:
-                _say(f"{', '.join(names)}: the scheduler has the job already ({state})")
+            if self._disturbed():
+                _say(f"{', '.join(names)}: the scheduler has the job already")
                 return
             _say(f"{', '.join(names)}: requeued, goes on from the checkpoint")
             self.slurm.requeue(self.raw_id)
         except LaunchError as error:
             _say(f"the job could not be requeued: {error.what}; next: tenfold retry {' '.join(names)}")
 
+    def _disturbed(self) -> bool:
+        """Whether the scheduler is ending the job (to requeue it, say). A controller that is away is waited for.
+
+        Raises:
+            LaunchError: it does not come back.
+        """
+        return self.slurm.job(self.raw_id, patience_s=PATIENCE_S).get("JobState", "") not in UNDISTURBED
+
     def _resubmit(self, run: TaskRun, layout: Layout) -> None:
         from launchers.slurm.submit import resubmit
 
         layout.write(self.submission.runs / run.name)
         try:
+            # From here on the scheduler must not requeue this job too (a lost node is noticed late).
+            self.slurm.call("scontrol", "update", f"JobId={self.raw_id}", "Requeue=0", patience_s=PATIENCE_S)
+            if self._disturbed():
+                _say(f"{run.name}: the scheduler has the job already")
+                return
             job = resubmit(self.submission, self.index, run, layout)
         except TenfoldError as error:
             _say(f"{run.name}: no new job could be submitted: {error.what}; next: tenfold retry {run.name}")

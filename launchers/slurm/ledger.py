@@ -44,7 +44,8 @@ def comment_for(token: str, study: str) -> str:
 
 def token_of(comment: str) -> str | None:
     """The token in a job's comment, None for jobs of others."""
-    return comment.removeprefix(MARK).split()[0] if comment.startswith(MARK) and len(comment) > len(MARK) else None
+    words = comment.removeprefix(MARK).split() if comment.startswith(MARK) else []
+    return words[0] if words else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,7 @@ class TaskRun:
     memory_gib: float
     exclusive: bool
     module: str
+    nodes: int | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -123,12 +123,16 @@ def setup_lines(site: SiteProfile, environment: Mapping[str, str]) -> list[str]:
 def parameters(batch: Batch, site: SiteProfile) -> dict[str, Any]:
     """submitit's parameters of a batch; ``None`` means that the flag is not written."""
     need = batch.allocation
-    gpus_per_node = -(-need.ranks // need.nodes) * need.gpus_per_rank
+    ranks_per_node = -(-need.ranks // need.nodes)
+    gpus_per_node = ranks_per_node * need.gpus_per_rank
     further: dict[str, Any] = {
         "ntasks": need.ranks,
         "output": str(batch.folder / ("job-%A_%a.txt" if batch.tasks is not None else "job-%j.txt")),
         **({"requeue": True} if batch.requeue else {"no-requeue": True}),
+        # Slurm fills the first node before the next; memory and GPUs are asked for by node, so ranks are spread evenly.
+        **({"ntasks-per-node": ranks_per_node} if need.nodes > 1 else {}),
         **({"reservation": site.reservation} if site.reservation else {}),
+        **({"nodelist": site.nodelist} if site.nodelist else {}),
         **{name: value if value != "" else True for name, value in site.sbatch.items()},
     }
     kind = f"{site.gpu_type}:" if site.gpu_type else ""
@@ -143,7 +147,7 @@ def parameters(batch: Batch, site: SiteProfile) -> dict[str, Any]:
         "mem": None if need.memory_gib is None else f"{math.ceil(need.memory_gib * 1024)}M",
         "time": None if need.time_limit_s is None else max(math.ceil(need.time_limit_s / 60), 1),
         "exclusive": True if need.exclusive else None,
-        "exclude": ",".join(need.exclude) or None,
+        "exclude": ",".join([*([site.exclude] if site.exclude else []), *need.exclude]) or None,
         "partition": site.partition,
         "account": site.account,
         "qos": site.qos,

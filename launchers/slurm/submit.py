@@ -17,7 +17,7 @@ from launchers.slurm.commands import Slurm, UnreachableError
 from launchers.slurm.ledger import Submission, TaskRun, comment_for, ledger_folder, new_token, token_of
 from launchers.slurm.script import Allocation, Batch, allocation_for, render
 from results.errors import LaunchError
-from results.store import make_folder
+from results.store import locked, make_folder
 
 #: Slurm's own default: the largest index of an array is one less.
 DEFAULT_MAX_ARRAY = 1001
@@ -71,7 +71,8 @@ def prepare(requests: Sequence[RunRequest], wish: Wish, *, max_array_size: int |
     if not requests:
         return []
     runs = requests[0].folder.parent.resolve()
-    limit = max_array_size or wish.site.max_array_size or DEFAULT_MAX_ARRAY
+    known = wish.site.max_array_size if max_array_size is None else max_array_size
+    limit = DEFAULT_MAX_ARRAY if known is None else max(known, 1)  # 0: the cluster knows no arrays
     groups: dict[Allocation, list[RunRequest]] = {}
     for request in requests:
         layout = Layout.read(request.folder)
@@ -110,11 +111,12 @@ def _widest(allocations: Sequence[Allocation]) -> Allocation:
 
 
 def _throttles(sizes: Sequence[int], wish: Wish) -> list[int | None]:
-    """The site's limit of running tasks, divided over the arrays by their size, at least one each."""
+    """The site's limit of running tasks, divided over the arrays: one each, the rest by their size."""
     total = wish.site.array_throttle
     if total is None:
         return [None] * len(sizes)
-    return [max(total * size // max(sum(sizes), 1), 1) for size in sizes]
+    spare = max(total - len(sizes), 0)
+    return [1 + spare * size // sum(sizes) for size in sizes]
 
 
 def _prepared(
@@ -157,6 +159,7 @@ def _task_run(request: RunRequest) -> TaskRun:
         memory_gib=request.memory_gib,
         exclusive=request.exclusive,
         module=request.module,
+        nodes=request.nodes,
         environment=dict(request.environment),
     )
 
@@ -181,7 +184,8 @@ def submit(
         try:
             job_id = _sbatch(slurm, one)
         except LaunchError as error:
-            one.submission.settle(f"refused: {error.what}")
+            if not isinstance(error, UnreachableError):  # without an answer it may have been accepted: the next survey looks
+                one.submission.settle(f"refused: {error.what}")
             before = ", ".join(job for _, job in done)
             raise LaunchError(
                 error.what + (f"; submitted before: {before}" if before else ""),
@@ -238,6 +242,7 @@ def resubmit(submission: Submission, index: int, run: TaskRun, layout: Layout) -
         ranks=layout.ranks or run.ranks,
         cores_per_rank=run.cores_per_rank,
         gpus_per_rank=run.gpus_per_rank,
+        nodes=run.nodes,
         memory_gib=memory,
         exclusive=run.exclusive,
         environment=run.environment,
@@ -250,8 +255,8 @@ def resubmit(submission: Submission, index: int, run: TaskRun, layout: Layout) -
         site=submission.profile,
         rules={name: RetryRule(**rule) for name, rule in submission.retry.items()},
     )
-    prepared = prepare([request], wish)
-    return submit(prepared, wish)[0][1]
+    with locked(open_ledger(submission.runs), what="the ledger of submissions"):
+        return submit(prepare([request], wish), wish)[0][1]
 
 
 def open_ledger(runs: Path) -> Path:

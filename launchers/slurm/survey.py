@@ -49,7 +49,7 @@ def survey(runs: Path, *, settle: bool = True, holding_lock: bool = False) -> Su
     by_cluster: dict[str | None, list[Submission]] = {}
     for submission in submissions(runs):
         by_cluster.setdefault(submission.profile.slurm_conf, []).append(submission)
-    # In this order: listed, then the lock, then numbers, then the queue. A submission whose number is written down after the queue
+    # In this order: listed, the lock, the numbers, the queue. A submission whose number is written down after the queue
     # was asked must not look like one whose job is gone.
     in_progress = not holding_lock and is_locked(ledger_folder(runs) / "lock")
     for conf, members in by_cluster.items():

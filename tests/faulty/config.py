@@ -16,6 +16,9 @@ FAULTS = {
     "raising": "the last rank raises in step 4",
     "cut": "the first attempt is killed with SIGKILL in step 12, after the checkpoint at 10; later attempts are healthy",
     "slow": "every step waits for a file named `go` in the working directory",
+    "paced": "every step takes the seconds that a file named `pace` in the working directory says; healthy without it",
+    "greedy": "runs out of device memory with more than two samples at a time",
+    "starved": "runs out of host memory in a job of less than 1200 MiB",
     "silent": "exits with status 0 and says nothing",
 }
 

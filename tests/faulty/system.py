@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import signal
@@ -40,6 +41,8 @@ class Faulty(TrainedSystem):
         return {"x": torch.zeros(batch_size, 8)}
 
     def loss(self, point: Point, model: nn.Module, batch: Batch) -> Tensor:
+        if point.variant == "greedy" and len(batch["x"]) > 2 and batch["x"].device.type != "meta":
+            raise torch.OutOfMemoryError("CUDA out of memory (on purpose)")
         return (model(batch["x"]) - batch["x"].sum(1, keepdim=True)).square().mean()
 
     def open_data(self, point: Point) -> TrainData:
@@ -54,6 +57,9 @@ class Faulty(TrainedSystem):
         if point.variant == "slow":
             while not Path("go").exists():
                 threading.Event().wait(0.05)
+        if point.variant == "paced":
+            with contextlib.suppress(OSError, ValueError):
+                threading.Event().wait(float(Path("pace").read_text()))
 
     def _fault(self, variant: str, model: nn.Module) -> None:
         if variant == "nan":
@@ -67,6 +73,8 @@ class Faulty(TrainedSystem):
             os.kill(os.getpid(), signal.SIGKILL)
         elif variant == "raising" and _is_last_rank():
             raise RuntimeError("a fault on purpose")
+        elif variant == "starved" and int(os.environ.get("SLURM_MEM_PER_NODE", "0")) < 1200:
+            raise MemoryError("not enough memory (on purpose)")
         elif variant == "silent":
             os._exit(0)
 
