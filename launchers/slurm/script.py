@@ -66,13 +66,17 @@ def nodes_for(request: RunRequest, site: SiteProfile) -> int:
     return -(-request.ranks // per_node)
 
 
+def memory_steps(need_gib: float) -> float:
+    """Rounded up to the next step."""
+    return math.ceil(need_gib / MEMORY_STEP_GIB) * MEMORY_STEP_GIB
+
+
 def allocation_for(request: RunRequest, site: SiteProfile, exclude: tuple[str, ...] = ()) -> Allocation:
     """The allocation that a run needs at a site."""
     nodes = nodes_for(request, site)
     memory = None
     if request.memory_gib and site.memory_flag:
-        per_node = request.memory_gib / nodes + JOB_MEMORY_GIB
-        memory = math.ceil(per_node / MEMORY_STEP_GIB) * MEMORY_STEP_GIB
+        memory = memory_steps(request.memory_gib / nodes + JOB_MEMORY_GIB)
     return Allocation(
         ranks=request.ranks,
         cores_per_rank=request.cores_per_rank,

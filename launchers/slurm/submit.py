@@ -15,7 +15,7 @@ from launchers.retrying import RetryRule
 from launchers.site import SiteProfile
 from launchers.slurm.commands import Slurm, UnreachableError
 from launchers.slurm.ledger import Submission, TaskRun, comment_for, ledger_folder, new_token, token_of
-from launchers.slurm.script import Allocation, Batch, allocation_for, render
+from launchers.slurm.script import Allocation, Batch, allocation_for, memory_steps, nodes_for, render
 from results.errors import LaunchError
 from results.store import locked, make_folder
 
@@ -88,10 +88,18 @@ def prepare(requests: Sequence[RunRequest], wish: Wish, *, max_array_size: int |
     for (allocation, tasks), throttle in zip(chunks, _throttles([len(tasks) for _, tasks in chunks], wish), strict=True):
         parallel = 1 if wish.paired else min(wish.parallel, max(len(task) for task in tasks))
         if parallel > 1:
-            memory = None if allocation.memory_gib is None else allocation.memory_gib * parallel
-            allocation = replace(allocation, ranks=allocation.ranks * parallel, memory_gib=memory)
+            allocation = _side_by_side(allocation, parallel, wish.site)
         prepared.append(_prepared(runs, allocation, tasks, throttle, wish))
     return prepared
+
+
+def _side_by_side(one: Allocation, parallel: int, site: SiteProfile) -> Allocation:
+    """Room for several runs of equal need at a time, on as many nodes as their ranks together fit on."""
+    ranks = one.ranks * parallel
+    needed = RunRequest(folder=Path(), ranks=ranks, cores_per_rank=one.cores_per_rank, gpus_per_rank=one.gpus_per_rank)
+    nodes = max(one.nodes, nodes_for(needed, site))
+    memory = None if one.memory_gib is None else memory_steps(one.memory_gib * one.nodes * parallel / nodes)
+    return replace(one, ranks=ranks, nodes=nodes, memory_gib=memory)
 
 
 def _widest(allocations: Sequence[Allocation]) -> Allocation:
@@ -184,13 +192,16 @@ def submit(
         try:
             job_id = _sbatch(slurm, one)
         except LaunchError as error:
-            if not isinstance(error, UnreachableError):  # without an answer it may have been accepted: the next survey looks
+            refused = not isinstance(error, UnreachableError)
+            if refused:  # without an answer it may have been accepted: then the next survey finds it
                 one.submission.settle(f"refused: {error.what}")
             before = ", ".join(job for _, job in done)
+            look = "tenfold status, once the controller answers: the job may have been accepted all the same"
             raise LaunchError(
                 error.what + (f"; submitted before: {before}" if before else ""),
                 where=str(one.submission.script),
-                next_step=error.next_step or f"sbatch --test-only {shlex.quote(str(one.submission.script))}",
+                next_step=error.next_step
+                or (f"sbatch --test-only {shlex.quote(str(one.submission.script))}" if refused else look),
             ) from error
         one.submission.found(job_id)
         done.append((one, job_id))
@@ -201,10 +212,13 @@ def submit(
 def _sbatch(slurm: Slurm, one: Prepared) -> str:
     try:
         return slurm.submit(str(one.submission.script))
-    except UnreachableError:
+    except UnreachableError as silence:
         # No answer does not mean that nothing happened: look before asking again.
         for _ in range(3):
-            found = find_job(slurm, one.submission.token)
+            try:
+                found = find_job(slurm, one.submission.token)
+            except LaunchError:
+                raise silence from None
             if found is not None:
                 return found
             with contextlib.suppress(UnreachableError):
