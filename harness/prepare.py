@@ -54,7 +54,7 @@ def request_of(folder: RunFolder, experiment: Experiment, plan: Mapping[str, Any
         folder=folder.path,
         ranks=config.ranks,
         cores_per_rank=config.launcher.cores_per_rank,
-        gpus_per_rank=int(_wants_gpu(config)),
+        gpus_per_rank=int(wants_gpu(config)),
         nodes=config.launcher.nodes,
         memory_gib=layout.memory_gib or planned_gib,
         exclusive=exclusive,
@@ -63,7 +63,7 @@ def request_of(folder: RunFolder, experiment: Experiment, plan: Mapping[str, Any
     )
 
 
-def _wants_gpu(config: ExperimentConfig) -> bool:
+def wants_gpu(config: ExperimentConfig) -> bool:
     """``auto`` means a GPU where the site's partition has some."""
     partition = config.site.partitions.get(config.site.partition or "")
     return config.device == "cuda" or (config.device == "auto" and partition is not None and partition.gpus_per_node > 0)

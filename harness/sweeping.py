@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -11,17 +11,20 @@ from pathlib import Path
 from harness.display import Display
 from harness.experiment import Experiment
 from harness.planning.plan import Plan
-from harness.prepare import build_data, plan_all, request_for
+from harness.prepare import build_data, plan_all, request_again, request_for
 from harness.projecting import project
 from harness.provenance import memory_gib
 from harness.schedulers import scheduler_words
+from harness.schema import ExperimentConfig
 from harness.study import Study, StudyPoint
+from launchers.layout import Layout
 from launchers.local import Ended, Leaving, LocalQueue
 from launchers.request import RunRequest
+from launchers.retrying import RetryRule, decide
 from launchers.starting import LocalStarter, Starter
 from results.errors import TenfoldError
 from results.failures import Failure, FailureClass
-from results.merge import write_record
+from results.merge import build_record, write_record
 from results.runfolder import RunFolder
 from results.standing import Standing, Word
 
@@ -146,7 +149,7 @@ def carry_out(steps: list[Step], display: Display, *, group: str | None = None) 
         if not any(request.exclusive for request in requests):
             requests.sort(key=lambda request: -request.expected_s)  # longest first packs best
         display.stage(stage, requests)
-        result.ended |= _queue(experiments[0], budget, display, group).run(requests)
+        result.ended |= _run(requests, experiments[0], budget, display, group)
     _wait_elsewhere(result, steps, display)
     result.left = result.left or any(how in (Ended.NOT_STARTED, Ended.ELSEWHERE) for how in result.ended.values())
     return result
@@ -159,10 +162,40 @@ def run_one(experiment: Experiment, plan: Plan, display: Display) -> Ended:
     if request.memory_gib > budget:
         return _refuse(request, budget)
     display.stage("run", [request])
-    ended = _queue(experiment, budget, display, None).run([request])[request.name]
+    ended = _run([request], experiment, budget, display, None)[request.name]
     if ended is not Ended.ELSEWHERE:
         _project([request], experiment, display, None)
     return ended
+
+
+def _run(
+    requests: list[RunRequest], experiment: Experiment, budget: float, display: Display, group: str | None
+) -> dict[str, Ended]:
+    """Run requests; those that fail are tried again as the launcher's retry table says."""
+    queue = _queue(experiment, budget, display, group)
+    ended = queue.run(requests)
+    rules = experiment.config.launcher.retry
+    waiting = list(requests) if rules else []
+    while waiting and display.choice() is Leaving.NO:
+        waiting = [
+            again for request in waiting if ended[request.name] is Ended.FAILED and (again := _again(request, rules, display))
+        ]
+        if waiting:
+            ended |= queue.run(waiting)
+    return ended
+
+
+def _again(request: RunRequest, rules: Mapping[str, RetryRule], display: Display) -> RunRequest | None:
+    """The next attempt's request, None where the table says that there is none."""
+    folder = RunFolder(request.folder)
+    decision = decide(rules, build_record(folder).attempts, Layout.read(folder.path), memory_gib=request.memory_gib)
+    if not decision.again:
+        if decision.reason:
+            display.say(f"  {folder.name}: not tried again: {decision.reason}")
+        return None
+    decision.layout.write(folder.path)
+    display.say(f"  {folder.name}: again, {decision.action}" + (f" ({decision.layout.reason})" if decision.layout.reason else ""))
+    return request_again(folder)
 
 
 def _queue(experiment: Experiment, budget: float, display: Display, group: str | None) -> LocalQueue:
@@ -173,17 +206,17 @@ def _queue(experiment: Experiment, budget: float, display: Display, group: str |
         on_tick=display.tick,
         on_problem=display.say,
         leaving=display.choice,
-        starter=starter_for(experiment),
+        starter=starter_for(experiment.config),
     )
 
 
-def starter_for(experiment: Experiment) -> Starter:
+def starter_for(config: ExperimentConfig) -> Starter:
     """How this machine's ranks are started: one process each, or by mpiexec.
 
     Raises:
         LaunchError: there is no mpiexec.
     """
-    launcher = experiment.config.launcher
+    launcher = config.launcher
     if launcher.name != "mpi":
         return LocalStarter()
     from launchers.mpi import MpiStarter, find_mpiexec
@@ -221,7 +254,7 @@ def run_requests(
 ) -> dict[str, Ended]:
     """Run frozen experiments again (``tenfold retry``)."""
     display.stage("retry", requests)
-    ended = _queue(experiment, memory_budget_gib(experiment), display, group).run(requests)
+    ended = _run(requests, experiment, memory_budget_gib(experiment), display, group)
     mine = [request for request in requests if ended[request.name] is not Ended.ELSEWHERE]
     _project(mine, experiment, display, group)
     return ended

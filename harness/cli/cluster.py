@@ -119,7 +119,5 @@ def _show(status: ClusterStatus) -> None:
     if status.accounting is False:
         print("  accounting does not answer: sacct fails until it is back")
     if not status.loopback_only:
-        print(
-            "  the host's name is not a loopback address: Slurm listens on every address (its messages need this cluster's key)"
-        )
+        print("  the host's name does not resolve to 127.0.0.1: nodes listen on every address (messages need this cluster's key)")
     print("jobs            " + (", ".join(f"{count} {state}" for state, count in status.jobs.items()) or "none"))

@@ -7,6 +7,8 @@ examples:
   tenfold doctor --runs                    validate every run folder
   tenfold doctor --runs --repair           rebuild damaged or missing records from the attempts' files
   tenfold doctor --data                    verify checksums of generated data
+  tenfold doctor --all-reduce ranks=4 launcher=slurm launcher.nodes=2
+                                           do ranks find each other, and how fast is the network between them
   tenfold doctor --site                    ask this cluster's Slurm and write its site profile
 """
 
@@ -23,7 +25,8 @@ from results.store import dumps
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments."""
-    add_words(parser, "paths.runs=FOLDER")
+    add_words(parser, "paths.runs=FOLDER; with --all-reduce: launcher=, site=, ranks=, launcher.nodes=")
+    parser.add_argument("--all-reduce", action="store_true", help="start ranks as runs are started, and time their all-reduce")
     parser.add_argument("--prepare", action="store_true", help="measure the machine's profile")
     parser.add_argument("--runs", action="store_true", help="validate run folders")
     parser.add_argument("--repair", action="store_true", help="with --runs: rebuild records")
@@ -41,6 +44,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Examine."""
     if arguments.prepare:
         return _prepare()
+    if arguments.all_reduce:
+        return _all_reduce(arguments)
     if arguments.runs:
         return _runs(arguments)
     if arguments.data is not None:
@@ -58,6 +63,23 @@ def run(arguments: argparse.Namespace) -> int:
             if not finding.ok and finding.fix:
                 print(f"      {'':<18} fix: {finding.fix}")
     return EXIT_OK if all(finding.ok or finding.optional for finding in findings) else EXIT_RUN_FAILED
+
+
+def _all_reduce(arguments: argparse.Namespace) -> int:
+    from harness.allreducing import all_reduce
+
+    found = all_reduce(arguments.words, lambda text: print(text, file=sys.stderr, flush=True))
+    if arguments.json:
+        sys.stdout.write(dumps(found) + "\n")
+        return EXIT_OK
+    nodes = ", ".join(f"{name} x {found['hosts'].count(name)}" for name in dict.fromkeys(found["hosts"]))
+    print(f"ok    {found['world']} ranks on {nodes}; {found['backend']} on {found['device']}; every sum is right")
+    for row in found["sizes"]:
+        print(
+            f"      {row['bytes'] / 1024:>8.0f} KiB  median {row['median_s'] * 1e6:>10.0f} us"
+            f"   bus {row['bus_bytes_per_s'] / 1e9:>7.3f} GB/s"
+        )
+    return EXIT_OK
 
 
 def _site(arguments: argparse.Namespace) -> int:

@@ -31,6 +31,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the log."""
     folder = select_words(arguments.words).find(arguments.run)
     attempts = folder.attempts()
+    if not attempts and _job_output(folder):
+        return 0
     if not attempts:
         raise ResultError("the run has not been started", where=str(folder.path), next_step=f"tenfold run --from {folder.path}")
     wanted = attempts[-1].index if arguments.attempt is None else arguments.attempt
@@ -56,6 +58,24 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.follow:
         _follow(folder, attempt, rank)
     return 0
+
+
+def _job_output(folder: RunFolder) -> bool:
+    """What the batch step of a run's newest job printed, where no rank has started; False where there is none."""
+    ledger = folder.path.parent / ".submissions"
+    if not ledger.is_dir():
+        return False
+    from launchers.slurm.ledger import submissions
+
+    for submission in reversed(submissions(folder.path.parent, open_only=False)):
+        for index, task in enumerate(submission.tasks):
+            if folder.name not in {run.name for run in task}:
+                continue
+            path = submission.folder / f"job-{submission.task_id(index)}.txt"
+            print(f"no rank has started; job {submission.task_id(index)} says:\n==> {path} <==")
+            print(path.read_text(errors="replace") if path.exists() else "nothing yet: it waits in the queue")
+            return True
+    return False
 
 
 def _follow(folder: RunFolder, attempt: Attempt, rank: int) -> None:

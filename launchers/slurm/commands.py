@@ -142,10 +142,10 @@ class Slurm:
                 found[key.strip()] = value.strip()
         return found
 
-    def node_addresses(self, nodes: str) -> dict[str, str]:
-        """``NodeAddr`` by node name."""
+    def node_addresses(self, nodes: str | None = None) -> dict[str, str]:
+        """``NodeAddr`` by node name, of all nodes or of a compact list."""
         found = {}
-        for line in self.call("scontrol", "show", "node", "--oneliner", nodes).splitlines():
+        for line in self.call("scontrol", "show", "node", "--oneliner", *([nodes] if nodes else [])).splitlines():
             fields = parse_fields(line)
             if "NodeName" in fields:
                 found[fields["NodeName"]] = fields.get("NodeAddr", fields["NodeName"])

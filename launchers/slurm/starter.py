@@ -101,6 +101,8 @@ class SrunStarter:
             "MASTER_PORT": str(first_free(port_for(job))),
             **self.variables,
         }
+        if self.site.slurm_conf:
+            found["SLURM_CONF"] = self.site.slurm_conf
         if self.site.caches:
             found[CACHES_ROOT] = self.site.caches
         if self.site.interface:
