@@ -99,30 +99,37 @@ def user_name() -> str:
         return str(os.getuid())
 
 
-def loopback_only() -> bool:
-    """Whether the daemons can be bound to loopback: Slurm 22.05 binds either to every address or to what the host's name resolves
-    to, and no other word of its configuration changes that."""
+def host_address() -> str:
+    """What the host's own name resolves to (IPv4); empty where it resolves to nothing."""
     try:
-        return all(
-            str(found[4][0]).startswith("127.") for found in socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET)
-        )
+        return socket.gethostbyname(socket.gethostname())
     except OSError:
-        return False
+        return ""
 
 
-def bind_address() -> str:
-    """The address at which daemons are reached."""
-    return socket.gethostbyname(socket.gethostname()) if loopback_only() else ADDRESS
+def loopback_only() -> bool:
+    """Whether slurmd and srun can be bound to loopback.
+
+    Slurm 22.05 binds either to every address or to what the host's name resolves to, and no other word of its configuration
+    changes that. Other addresses of loopback (127.0.1.1) will not do: a step answers srun at the address its call came from,
+    which the kernel makes 127.0.0.1."""
+    return host_address() == ADDRESS
+
+
+def controller_address() -> str | None:
+    """The address of loopback that slurmctld and slurmdbd are bound to; None where they must listen on every address."""
+    found = host_address()
+    return found if found.startswith("127.") else None
 
 
 def slurm_conf(layout: Layout, settings: ClusterSettings, ports: Ports) -> str:
     """slurm.conf. Nodes have names of their own (n1, n2, ...), the machine's host name, and a port each, so that no entry in
     /etc/hosts is needed."""
-    host, user, address = socket.gethostname(), user_name(), bind_address()
+    host, user, controller = socket.gethostname(), user_name(), controller_address()
     lines = [
         "# Written by `tenfold cluster up`; removed by `tenfold cluster down`.",
         f"ClusterName={CLUSTER}",
-        f"SlurmctldHost={host}({address})",
+        f"SlurmctldHost={host}({controller or ADDRESS})",
         f"SlurmctldPort={ports.controller}",
         f"SlurmUser={user}",
         f"SlurmdUser={user}",
@@ -137,8 +144,9 @@ def slurm_conf(layout: Layout, settings: ClusterSettings, ports: Ports) -> str:
         f"SlurmdLogFile={layout.logs}/slurmd-%n.log",
         f"PlugStackConfig={layout.folder}/plugstack.conf",
     ]
-    if loopback_only():
-        lines.append("CommunicationParameters=NoInAddrAny,NoCtldInAddrAny")
+    bound = ["NoCtldInAddrAny"] * (controller is not None) + ["NoInAddrAny"] * loopback_only()
+    if bound:
+        lines.append(f"CommunicationParameters={','.join(bound)}")
     lines += [
         "ProctrackType=proctrack/linuxproc",
         "TaskPlugin=task/none",
@@ -166,7 +174,7 @@ def slurm_conf(layout: Layout, settings: ClusterSettings, ports: Ports) -> str:
     if settings.accounting:
         lines += [
             "AccountingStorageType=accounting_storage/slurmdbd",
-            f"AccountingStorageHost={address}",
+            f"AccountingStorageHost={controller or ADDRESS}",
             f"AccountingStoragePort={ports.accounting}",
             f"AccountingStoragePass={layout.munge_socket}",
             "AccountingStoreFlags=job_comment",
@@ -175,7 +183,7 @@ def slurm_conf(layout: Layout, settings: ClusterSettings, ports: Ports) -> str:
     if settings.preempt:
         lines += ["PreemptType=preempt/partition_prio", "PreemptMode=REQUEUE"]
     lines += settings.extra_lines
-    shape = f"NodeHostname={host} NodeAddr={address} CPUs={settings.cpus} RealMemory={settings.memory_mib}"
+    shape = f"NodeHostname={host} NodeAddr={ADDRESS} CPUs={settings.cpus} RealMemory={settings.memory_mib}"
     if settings.gpus_per_node:
         lines.append("GresTypes=gpu")
         shape += f" Gres=gpu:{settings.gpu_type}:{settings.gpus_per_node}"
@@ -205,7 +213,7 @@ def slurmdbd_conf(layout: Layout, ports: Ports) -> str:
         "AuthType=auth/munge",
         f"AuthInfo={layout.munge_socket}",
         "DbdHost=localhost",
-        f"DbdAddr={bind_address()}",
+        f"DbdAddr={controller_address() or ADDRESS}",
         f"DbdPort={ports.accounting}",
         f"SlurmUser={user_name()}",
         f"PidFile={layout.run}/slurmdbd.own",
@@ -215,6 +223,6 @@ def slurmdbd_conf(layout: Layout, ports: Ports) -> str:
         f"StorageUser={user_name()}",
         "StorageLoc=slurm",
     ]
-    if loopback_only():
+    if controller_address() is not None:
         lines.append("CommunicationParameters=NoInAddrAny")
     return "\n".join(lines) + "\n"

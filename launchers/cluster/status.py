@@ -36,6 +36,7 @@ class ClusterStatus:
         controller: whether slurmctld answers.
         accounting: whether slurmdbd answers; None for a cluster without.
         nodes: as the controller sees them; empty where it does not answer.
+        loopback_only: whether nodes listen on 127.0.0.1 alone; else on every address (their messages need the cluster's key).
         jobs: job state to how many jobs (array tasks counted one by one).
     """
 
