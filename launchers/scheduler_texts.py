@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 from dataclasses import dataclass
+from pathlib import Path
 
 from launchers.scontrol_text import config, known
 from launchers.slurm.commands import Slurm
@@ -59,12 +60,15 @@ def ask_scheduler(conf: str | None = None, *, user: str | None = None) -> Schedu
         except LaunchError:
             return None
 
+    named = slurm.environment().get("SLURM_CONF")
     try:
+        if named and not Path(named).exists():  # Slurm's own commands would wait a minute for it
+            raise LaunchError("slurm.conf does not exist")
         texts = slurm.call("scontrol", "show", "config")
     except LaunchError as error:
         raise LaunchError(
             f"no Slurm answers here: {error.what.splitlines()[-1]}",
-            where=slurm.environment().get("SLURM_CONF", "SLURM_CONF is not set"),
+            where=f"SLURM_CONF={named}" if named else "SLURM_CONF is not set",
             next_step="type it on a login node of the cluster, or set SLURM_CONF; to try without a cluster: tenfold cluster up",
         ) from error
     cluster = config(texts).get("ClusterName", "")
