@@ -243,10 +243,12 @@ class LoopbackCluster:
             return daemons.find(ACCOUNTING) is None or self._accounted()
 
         if not wait_until(ready, timeout_s):
-            nodes = ", ".join(f"{node.name} {node.state}" for node in ask_nodes(self.command_environment()))
-            words = daemons.last_words(CONTROLLER)
+            nodes = ask_nodes(self.command_environment())
+            silent = [node.name for node in nodes if not node.works][:1]  # one stands for all: the cause is mostly the same
+            words = [f"{name}'s last words:\n{daemons.last_words(name)}" for name in [CONTROLLER, *silent]]
+            found = ", ".join(f"{node.name} {node.state}" for node in nodes) or "unknown"
             raise LaunchError(
-                f"the cluster is not ready after {timeout_s:g} s (nodes: {nodes or 'unknown'}); slurmctld's last words:\n{words}",
+                "\n".join([f"the cluster is not ready after {timeout_s:.0f} s (nodes: {found})", *words]),
                 where=str(self.layout.logs),
                 next_step="tenfold cluster status; tenfold cluster down",
             )
