@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import os
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -146,24 +148,38 @@ def _stored(name: str, kind: str, ranks: int, measure: bool) -> dict[str, Any]:
     return found
 
 
+#: A profile that takes longer was stopped by something else.
+TIMEOUT_S = 600.0
+
+
 def _measure(kind: str, ranks: int) -> dict[str, Any]:
     port = free_port()
     request = RunRequest(folder=Path(tempfile.gettempdir()), ranks=ranks)
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "harness.planning.calibrate", kind],
-            env=rank_environment(request, rank, port),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(ranks)
-    ]
-    outputs = [process.communicate(timeout=600) for process in processes]
-    for line in outputs[0][0].splitlines():
+    command = [sys.executable, "-m", "harness.planning.calibrate", kind]
+    with contextlib.ExitStack() as stack:
+        # Files, not pipes: a rank whose pipe is full while another one's is read waits for ever.
+        outputs = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in range(ranks)]
+        processes = [
+            subprocess.Popen(command, env=rank_environment(request, rank, port), stdout=output, stderr=subprocess.STDOUT)
+            for rank, output in enumerate(outputs)
+        ]
+        deadline = time.monotonic() + TIMEOUT_S
+        try:
+            for process in processes:
+                process.wait(max(deadline - time.monotonic(), 0.0))
+        except subprocess.TimeoutExpired:
+            pass  # what they said is part of the error below
+        finally:
+            for process in processes:
+                process.kill()
+                process.wait()
+        texts = []
+        for output in outputs:
+            output.seek(0)
+            texts.append(output.read())
+    for line in texts[0].splitlines():
         if line.startswith("CALIBRATION "):
             plain: dict[str, Any] = json.loads(line.removeprefix("CALIBRATION "))
             return plain
-    raise PlanError(
-        f"the machine's profile ({kind}) could not be measured: {outputs[0][1].strip()[-800:]}", next_step="tenfold doctor"
-    )
+    said = next((text for text in texts if "Error" in text), texts[0])
+    raise PlanError(f"the machine's profile ({kind}) could not be measured: {said.strip()[-800:]}", next_step="tenfold doctor")

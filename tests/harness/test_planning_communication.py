@@ -82,19 +82,22 @@ def count(bucket: int, folder: Path) -> list[dict[str, Any]]:
     """Run the snippet on two ranks."""
     port = free_port()
     request = RunRequest(folder=folder, ranks=2)
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", COUNT, str(bucket)],
-            env=rank_environment(request, rank, port),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    outputs = [process.communicate(timeout=180) for process in processes]
-    lines = [line for line in outputs[0][0].splitlines() if line.startswith("COUNTED ")]
-    assert lines, outputs[0][1][-2000:]
+    processes = []
+    for rank in range(2):
+        with (folder / f"{bucket}-{rank}.txt").open("w") as output:
+            command = [sys.executable, "-c", COUNT, str(bucket)]
+            environment = rank_environment(request, rank, port)
+            processes.append(subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT))
+    try:
+        for process in processes:
+            process.wait(timeout=180)
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    text = (folder / f"{bucket}-0.txt").read_text()
+    lines = [line for line in text.splitlines() if line.startswith("COUNTED ")]
+    assert lines, text[-2000:]
     found: list[dict[str, Any]] = json.loads(lines[0].removeprefix("COUNTED "))
     return found
 

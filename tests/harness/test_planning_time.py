@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -184,3 +185,24 @@ def test_an_unknown_gpu_is_refused_with_the_known_ones() -> None:
     with pytest.raises(PlanError, match="H1000") as caught:
         gpu_type("H1000")
     assert "A100-80G" in caught.value.next_step
+
+
+def test_a_rank_that_says_much_does_not_hold_up_the_profile(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Rank 1 prints a megabyte before rank 0 may end: through a pipe that nobody reads it would wait for ever."""
+    from harness.planning import machine
+
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys\n"
+        "if os.environ.get('RANK') == '1':\n"
+        "    sys.stderr.write('x' * (1 << 20))\n"
+    )  # fmt: skip
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(machine, "TIMEOUT_S", 120.0)
+    assert machine._measure("links", 2)["latency_s"] > 0
+
+
+def test_a_profile_that_cannot_be_measured_says_what_was_printed() -> None:
+    from harness.planning import machine
+
+    with pytest.raises(PlanError, match="zero9"):
+        machine._measure("zero9", 1)
