@@ -18,6 +18,8 @@ from results.runfolder import Attempt, RunFolder
 
 #: The accounting may lag behind the queue; after that long it is taken not to know.
 ACCOUNTING_LATE_S = 120.0
+#: States of a job that is not over after all: it was requeued, or accepted, after the queue was asked.
+ALIVE = ("PENDING", "CONFIGURING", "RUNNING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "COMPLETING", "REQUEUE_HOLD")
 #: Class and reason of a job that is over, by the scheduler's state.
 ENDINGS: dict[str, tuple[FailureClass, str]] = {
     "CANCELLED": (FailureClass.CANCELLED, "its job was cancelled"),
@@ -51,11 +53,13 @@ class Facts:
             UnreachableError: the controller does not answer.
         """
         mine = [life for life in self.accounts.jobs if life.job_id == job_id]
-        if mine and mine[-1].ended is not None:
-            return mine[-1].state, ",".join(mine[-1].node_list)
-        known = self.slurm.job(job_id)
-        state = known.get("JobState", "").split()
-        return (state[0] if state else ""), known.get("BatchHost", "")
+        last = mine[-1] if mine and mine[-1].ended is not None else None
+        if last is None or last.state == "REQUEUED":  # which promises a further life
+            known = self.slurm.job(job_id)
+            state = known.get("JobState", "").split()
+            if state or last is None:
+                return (state[0] if state else ""), known.get("BatchHost", "")
+        return last.state, ",".join(last.node_list)
 
 
 def settle_task(submission: Submission, index: int, task: tuple[TaskRun, ...], facts: Facts) -> bool:
@@ -73,6 +77,8 @@ def settle_task(submission: Submission, index: int, task: tuple[TaskRun, ...], f
         said = _has_word(folder, submission.token)
         if not said or _provisional(folder):
             ending = ending or facts.ending(job_id)
+            if ending[0] in ALIVE:
+                return False
             done = (_refine(folder, ending[0]) if said else _speak(folder, submission, job_id, ending)) and done
         done = _join_accounting(folder, submission, job_id, facts) and done
     return done
