@@ -68,7 +68,8 @@ class FakeSlurm:
     def behave(self, *how: str) -> None:
         """What the next calls of sbatch do: ``accept``, ``refuse``, ``lose-answer`` (accepted, and the answer is lost),
         ``no-answer`` (not accepted either), ``banner`` (accepted, with further lines), ``mumble`` (accepted, no number),
-        ``kill-caller`` (accepted, then whoever called it is killed), ``wait`` (until the file ``go`` is there)."""
+        ``kill-caller`` (accepted, then whoever called it is killed), ``kill-unheard`` (whoever called it is killed, nothing is
+        accepted), ``wait`` (until the file ``go`` is there)."""
         with self.state() as state:
             state["sbatch"] = list(how)
 
@@ -119,6 +120,9 @@ def _sbatch(slurm: FakeSlurm, words: list[str]) -> int:
         how = state["sbatch"].pop(0) if state["sbatch"] else "accept"
     if how == "refuse":
         print("sbatch: error: Batch job submission failed: Invalid partition name specified", file=sys.stderr)
+        return 1
+    if how == "kill-unheard":
+        os.kill(os.getppid(), signal.SIGKILL)
         return 1
     if how == "no-answer":
         print(f"sbatch: error: Batch job submission failed: {SILENT}", file=sys.stderr)
