@@ -127,10 +127,8 @@ class Daemons:
             self._await(name, deadline)
 
     def _await(self, name: str, deadline: float) -> None:
-        begun = time.monotonic()
         while not self.is_ready(name):
-            # Before its first instruction a new process still shows the environment of the shell that becomes it.
-            dead = time.monotonic() - begun > 1.0 and self.find(name) is None
+            dead = processes.ended(self.pid_file(name))
             if dead or time.monotonic() > deadline:
                 raise LaunchError(
                     f"{name} {'ended' if dead else 'does not answer'}; its last words:\n{self.last_words(name)}",

@@ -65,6 +65,16 @@ def daemon(folder: Path, name: str, pid_file: Path) -> psutil.Process | None:
     return None
 
 
+def ended(pid_file: Path) -> bool:
+    """Whether the process that wrote its id there has ended; False while it has not yet come to write it."""
+    try:
+        return not _lives(psutil.Process(int(pid_file.read_text())))
+    except psutil.NoSuchProcess:
+        return True
+    except (OSError, ValueError):
+        return False
+
+
 def belonging(folder: Path, slurm_conf: Path, *, names: Iterable[str] | None = None) -> list[psutil.Process]:
     """Everything that runs for a cluster: daemons first, then step daemons, then tasks. Never this process.
 
