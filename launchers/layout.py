@@ -44,11 +44,10 @@ class Layout:
         if not path.exists():
             return cls()
         plain: dict[str, Any] = read_json(path)
-        known = {name: plain[name] for name in cls.__slots__ if name in plain}
-        known["exclude_nodes"] = tuple(known.get("exclude_nodes") or ())
         try:
-            return cls(**known)
-        except TypeError as error:
+            known = {name: plain[name] for name in cls.__slots__ if name in plain}
+            return cls(**{**known, "exclude_nodes": tuple(plain.get("exclude_nodes") or ())})
+        except (AttributeError, TypeError) as error:
             raise ResultError(f"{FILE} is damaged: {error}", where=str(path), next_step=f"remove {path}") from error
 
     def write(self, folder: Path) -> None:

@@ -45,10 +45,12 @@ def check_rules(rules: Mapping[str, RetryRule], where: str) -> None:
     """
     for name, rule in rules.items():
         if name not in set(FailureClass):
-            raise ConfigError(f"there is no failure class '{name}'{near_matches(name, FailureClass)}", where=f"{where}.{name}")
+            raise ConfigError(
+                f"there is no failure class '{name}'{near_matches(name, map(str, FailureClass))}", where=f"{where}.{name}"
+            )
         if rule.action not in set(Action):
             raise ConfigError(
-                f"there is no action '{rule.action}'{near_matches(rule.action, Action)}", where=f"{where}.{name}.action"
+                f"there is no action '{rule.action}'{near_matches(rule.action, map(str, Action))}", where=f"{where}.{name}.action"
             )
         if rule.times < 0:
             raise ConfigError(f"times is {rule.times}; it must not be negative", where=f"{where}.{name}.times")
@@ -90,7 +92,8 @@ def decide(
         return Decision(Action.NEVER, layout, f"{kind} {count} times; retry.{kind}.times is {rule.times}")
     action = Action(rule.action)
     if action is Action.HALVE_MICRO_BATCH:
-        micro = layout.micro_batch or last.get("micro_batch") or 1
+        # What the attempt really had comes first: other ranks may have made it smaller than the layout says.
+        micro = last.get("micro_batch") or layout.micro_batch or 1
         if micro % 2:
             return Decision(Action.NEVER, layout, f"a micro-batch of {micro} cannot be halved")
         return Decision(action, replace(layout, micro_batch=micro // 2, reason=f"half the micro-batch after {kind}"))
