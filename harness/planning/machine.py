@@ -37,6 +37,10 @@ def cache_folder() -> Path:
 CALIBRATION = 3
 
 
+#: One-minute load average up to which a profile counts as measured alone.
+QUIET_LOAD = 1.5
+
+
 @dataclass(frozen=True, slots=True)
 class Machine:
     """Measured rates of one rank, and the memory there is.
@@ -52,6 +56,11 @@ class Machine:
     def measured(self) -> bool:
         """Whether the probes have been run."""
         return bool(self.profile)
+
+    @property
+    def in_company(self) -> bool:
+        """Whether others were busy on the machine while it was measured: its times are then too long."""
+        return float(self.profile.get("load_1m", 0.0)) > QUIET_LOAD
 
     @property
     def gemm_flops(self) -> float | None:

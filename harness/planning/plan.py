@@ -198,6 +198,11 @@ def _plan_cpu(plan: Plan, trace: Any, layout: StepLayout, *, floor: int | None, 
         plan.notes.append("this machine's profile has not been measured (tenfold doctor --prepare): no base, no times")
         plan.fits = None if floor is None else plan.ranks * plan.bytes_per_rank <= here.memory_gib * GIB
         return
+    if here.in_company:
+        plan.notes.append(
+            f"this machine's profile was measured while others computed (load {here.profile['load_1m']:.1f}): times are too long;"
+            " on an idle machine, remove its folder (tenfold doctor names it) and: tenfold doctor --prepare"
+        )
     other = stand_in(layout.engine.name, layout.world)
     if other:
         plan.notes.append(f"base and cost of the engine are those of {other}: its own are measured when it first runs")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from collections import defaultdict
@@ -105,10 +106,11 @@ def misfit(coefficients: list[float], points: list[tuple[Operation, float]]) -> 
 
 
 def measure_machine() -> dict[str, Any]:
-    """A rank's profile: ``gemm_flops`` (FLOP/s), ``copy_bytes`` (B/s, read plus write), ``fits`` (coefficients of
-    :func:`features` by name), ``misfits``, ``tables`` (by elementwise operator: bytes, seconds), ``fixed``."""
+    """A rank's profile: ``load_1m`` (who else was busy), ``gemm_flops`` (FLOP/s), ``copy_bytes`` (B/s, read plus write), ``fits``
+    (coefficients of :func:`features` by name), ``misfits``, ``tables`` (by elementwise operator: bytes, seconds), ``fixed``."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
+    load = os.getloadavg()[0]  # before the probes add to it
     with torch.no_grad():
         size = 1024
         a, b, c = torch.randn(size, size), torch.randn(size, size), torch.empty(size, size)
@@ -125,6 +127,7 @@ def measure_machine() -> dict[str, Any]:
                 tables[table_name(operation)].append((operation.moved_bytes, time_s))
     fits = {name: fit(found) for name, found in points.items()}
     return {
+        "load_1m": load,
         "gemm_flops": gemm,
         "copy_bytes": copy,
         "fits": fits,

@@ -251,6 +251,15 @@ def test_an_engine_that_was_not_measured_is_planned_by_another_and_says_so() -> 
     assert make_plan(experiment("engine=zero3")).step_s is None
 
 
+@pytest.mark.usefixtures("profiled")
+def test_a_profile_that_was_measured_in_company_is_said_to_be() -> None:
+    from harness.planning.plan import make_plan
+
+    for load, said in ((0.4, False), (6.0, True)):
+        write_json(profiles._file("probes"), PROFILE | {"load_1m": load})
+        assert any("while others computed" in note for note in make_plan(experiment()).notes) is said
+
+
 # Remarks --------------------------------------------------------------------------------------------------------------------
 
 
