@@ -41,11 +41,11 @@ def tasks_per_node(text: str) -> list[int]:
 
 
 def first_host(nodes: str) -> str:
-    """First name of a compact list: ``n[03-05,7],m1`` is ``n03``."""
-    match = re.match(r"([^,\[\]]+)(?:\[(\w+)[^\]]*\]([^,\[]*))?", nodes)
+    """First name of a compact list: ``n[03-05,7],m1`` is ``n03``, ``rack[1-2]n[7,9]`` is ``rack1n7``."""
+    match = re.match(r"(?:[^,\[\]]|\[[^\]]+\])+", nodes)
     if match is None:
         raise ValueError(f"not a list of nodes: {nodes!r}")
-    return match.group(1) + (match.group(2) or "") + (match.group(3) or "")
+    return re.sub(r"\[(\w+)[^\]]*\]", r"\1", match.group())
 
 
 def master_address(environment: Mapping[str, str]) -> str:

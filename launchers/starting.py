@@ -80,10 +80,13 @@ class Started:
         return [lost if code is None else code for code in told]
 
     def lost(self) -> list[int]:
-        """Ranks of a program that has ended, whose parents left no status: they went down together, with their node."""
+        """Ranks of a program that has ended, whose parents had started a worker and left no status: they went down together,
+        with their node."""
         if self.one_per_rank or self.processes[0].poll() is None:
             return []
-        return [rank for rank in range(self.request.ranks) if _exit_status(self.request.folder, rank) is None]
+        folder = self.request.folder
+        started = [rank for rank in range(self.request.ranks) if node_file(folder, rank).exists()]
+        return [rank for rank in started if _exit_status(folder, rank) is None]
 
     @property
     def ended(self) -> bool:

@@ -1,7 +1,7 @@
 """A worker without a model: ``python -m tests.launchers.fake_worker RUN_FOLDER`` does what ``orders.json`` says.
 
-It writes when it lived (``lived-<rank>.json``, seconds of the system-wide monotonic clock), its variables, and, unless ordered
-otherwise, an outcome.
+It writes when it lived (``lived-<rank>.json``, seconds of the system-wide monotonic clock), its variables and process id, and,
+unless ordered otherwise, an outcome.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from results.store import read_json_or, write_json
 
 
 def main() -> int:
-    """Orders: ``last_s`` (how long the work takes), ``exit`` (status), ``fail`` (class to record), ``kill_rank`` (which kills
-    itself), ``wait`` (for ever), ``deaf`` (SIGTERM is ignored), ``unclaimed`` (no attempt is claimed), ``silent``."""
+    """Orders: ``last_s`` (how long the work takes), ``exit`` (status), ``exit_rank`` (only this one exits with it), ``fail``
+    (class to record), ``kill_rank`` (which kills itself), ``wait`` (for ever), ``heed`` (until the stop file is there: then it
+    leaves after step 7), ``deaf`` (SIGTERM is ignored), ``unclaimed`` (no attempt is claimed), ``silent``."""
     begun = time.monotonic()
     folder, rank = RunFolder(Path(sys.argv[1])), int(os.environ["RANK"])
     orders = read_json_or(folder.path / "orders.json", {})
@@ -30,18 +31,35 @@ def main() -> int:
     if rank == 0 and not orders.get("unclaimed"):
         attempt = folder.claim_attempt()
         attempt.write("attempt", {"attempt": attempt.index, "engine": "torch", "ranks": int(os.environ["WORLD_SIZE"])})
+    write_json(folder.path / f"pid-{rank}.json", os.getpid())
     write_json(folder.path / f"environment-{rank}.json", dict(os.environ))
     print(f"rank {rank} is here", flush=True)
     if rank == orders.get("kill_rank"):
         os.kill(os.getpid(), signal.SIGKILL)
-    rest = threading.Event()
-    rest.wait(None if orders.get("wait") or orders.get("kill_rank") is not None else orders.get("last_s", 0.02))
+    exits = int(orders.get("exit", 0)) if orders.get("exit_rank") in (None, rank) else 0
+    if orders.get("exit_rank") == rank:
+        return exits
+    if orders.get("heed"):
+        return _heed(folder, rank)
+    waits = orders.get("wait") or orders.get("kill_rank") is not None or orders.get("exit_rank") is not None
+    threading.Event().wait(None if waits else orders.get("last_s", 0.02))
     if attempt is not None and orders.get("fail"):
         attempt.fail(Failure(kind=FailureClass(orders["fail"]), reason="ordered", rank=0, next_step="tenfold retry"))
-    if attempt is not None and not orders.get("silent") and not orders.get("exit"):
+    if attempt is not None and not orders.get("silent") and not exits:
         attempt.write("outcome", {"status": "completed", "metrics": {}})
     write_json(folder.path / f"lived-{rank}.json", [begun, time.monotonic()])
-    return int(orders.get("exit", 0))
+    return exits
+
+
+def _heed(folder: RunFolder, rank: int) -> int:
+    while True:
+        attempt = folder.last_attempt()
+        if attempt is not None and attempt.stop_file.exists():
+            break
+        threading.Event().wait(0.02)
+    if rank == 0:
+        attempt.write("leave", {"step": 7, "reason": "asked to leave after step 7", "host": "here"})
+    return 0
 
 
 if __name__ == "__main__":
