@@ -128,7 +128,8 @@ class Slurm:
         try:
             text = self.call("scontrol", "show", "job", "--oneliner", job_id, patience_s=patience_s)
         except LaunchError as error:
-            if "invalid job id" in error.what.lower():
+            # The second is said of a task of an array that is known otherwise.
+            if any(mark in error.what.lower() for mark in ("invalid job id", " not found")):
                 return {}
             raise
         return parse_fields(text.splitlines()[-1] if text.strip() else "")

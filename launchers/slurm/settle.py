@@ -198,6 +198,8 @@ def _speak(folder: RunFolder, submission: Submission, job_id: str, ending: tuple
                 return True  # somebody has run it since, otherwise
             last = folder.claim_attempt()
             last.write("launch", {"job": {"token": submission.token, "job_id": job_id}, "shared_with": 0})
+            if not ending[0]:  # a task that never started leaves no trace once it is taken out of the queue
+                ending = ("CANCELLED", "")
         last.fail(failure_for(ending, job_id, last, folder.name, submission.folder))
     finally:
         lock.release()

@@ -147,7 +147,9 @@ def _inject(storm: Storm) -> None:
     for label, fault in {
         "requeued": lambda: slurm_words(cluster, "scontrol", "requeue", storm.job("requeued")),
         "one rank signalled": lambda: storm.worker("one rank signalled", 1).send_signal(signal.SIGUSR2),
-        "preempted": lambda: slurm_words(cluster, "sbatch", "-p", "high", "-w", "n1", "-n", "2", "-o", "/dev/null", "--wrap", "sleep 2"),
+        "preempted": lambda: slurm_words(
+            cluster, "sbatch", "-p", "high", "-w", "n1", "-n", "2", "-o", "/dev/null", "--wrap", "sleep 2"
+        ),
     }.items():
         begun = time.time()
         fault()
