@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import shutil
 import subprocess
@@ -31,18 +32,6 @@ class Finding:
         return asdict(self)
 
 
-_ALL_REDUCE = """
-import sys
-from harness.group import join
-group = join(expected_world=2)
-import torch, torch.distributed as dist
-x = torch.full((4,), float(group.rank + 1), device=group.device)
-dist.all_reduce(x)
-assert x.tolist() == [3.0] * 4, x
-print(group.device.type)
-group.leave()
-"""
-
 _DEEPSPEED = """
 import torch
 from harness.engines import engine_class
@@ -59,29 +48,31 @@ group.leave()
 
 
 def _ranks(code: str, count: int = 2) -> tuple[bool, str]:
-    """Run a snippet on several ranks; whether all succeeded, and rank 0's output or the first error."""
+    """Run a snippet on several ranks; whether all succeeded, and the first error."""
     port = free_port()
     request = RunRequest(folder=Path(tempfile.gettempdir()), ranks=count)
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", code],
-            env=rank_environment(request, rank, port),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(count)
-    ]
-    try:
-        outputs = [process.communicate(timeout=180) for process in processes]
-    except subprocess.TimeoutExpired:
-        for process in processes:
-            process.kill()
-        return False, "no answer within 180 s"
-    for process, (_, error) in zip(processes, outputs, strict=True):
-        if process.returncode:
-            return False, (error.strip().splitlines() or ["no output"])[-1]
-    return True, outputs[0][0].strip()
+    with (
+        contextlib.ExitStack() as files
+    ):  # pipes would have to be read from all ranks at once, or one that prints much blocks all
+        outputs = [files.enter_context(tempfile.TemporaryFile()) for _ in range(count)]
+        processes = [
+            subprocess.Popen(
+                [sys.executable, "-c", code], env=rank_environment(request, rank, port), stdout=output, stderr=subprocess.STDOUT
+            )
+            for rank, output in enumerate(outputs)
+        ]
+        try:
+            codes = [process.wait(timeout=180) for process in processes]
+        except subprocess.TimeoutExpired:
+            for process in processes:
+                process.kill()
+            return False, "no answer within 180 s"
+        for code_of_rank, output in zip(codes, outputs, strict=True):
+            if code_of_rank:
+                output.seek(0)
+                said = output.read().decode(errors="replace").strip().splitlines()
+                return False, (said or ["no output"])[-1]
+    return True, ""
 
 
 def _torch() -> Finding:
@@ -92,10 +83,13 @@ def _torch() -> Finding:
 
 
 def _all_reduce() -> Finding:
-    ok, text = _ranks(_ALL_REDUCE)
-    return Finding(
-        name="all-reduce", ok=ok, detail=f"2 ranks on {text}" if ok else text, fix="GLOO_SOCKET_IFNAME=lo, or another port range"
-    )
+    from harness.allreducing import all_reduce
+
+    with tempfile.TemporaryDirectory() as folder:
+        found = all_reduce([f"paths.runs={folder}"], lambda _: None, timeout_s=180)
+    fastest = max(row["bus_bytes_per_s"] for row in found["sizes"])
+    detail = f"{found['world']} ranks, {found['backend']} on {found['device']}, {fastest / 1e9:.2f} GB/s"
+    return Finding(name="all-reduce", ok=True, detail=detail, fix="GLOO_SOCKET_IFNAME=lo, or another port range")
 
 
 def _deepspeed() -> Finding:

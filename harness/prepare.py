@@ -49,7 +49,7 @@ def request_of(folder: RunFolder, experiment: Experiment, plan: Mapping[str, Any
     """What a run needs, from its configuration and plan, with the layout that its next attempt will really have."""
     experiment = experiment.with_layout(Layout.read(folder.path))
     layout, config = Layout.read(folder.path), experiment.config
-    planned_gib = config.ranks * (plan.get("bytes_per_rank") or 0) / GIB
+    planned_gib = config.ranks * (plan.get("host_bytes_per_rank") or plan.get("bytes_per_rank") or 0) / GIB  # on GPUs two things
     return RunRequest(
         folder=folder.path,
         ranks=config.ranks,

@@ -57,6 +57,7 @@ class RankProcesses:
         self._kill_at: float | None = None
         self._failed_rank: int | None = None
         self._stopped: Failure | None = None
+        self._asked = False
         before = self.folder.last_attempt()
         self._first_attempt = 0 if before is None else before.index + 1
         try:
@@ -88,6 +89,8 @@ class RankProcesses:
         """Look after the ranks; True once all have ended and the ending is recorded."""
         codes = self._started.codes()
         now = time.monotonic()
+        if self._stopped is not None:
+            self._ask_by_file(self._stopped)
         if self._kill_at is None:
             self._notice_failure(codes, now)
         if self._deadline is not None and now > self._deadline and None in codes:
@@ -123,13 +126,18 @@ class RankProcesses:
         self._stopped = Failure(
             kind=kind, reason=reason, host=socket.gethostname(), next_step=NEXT_STEP[kind].format(run=self.folder.name)
         )
-        attempt = self.attempt()
-        if attempt is not None:
-            with contextlib.suppress(TenfoldError):
-                attempt.ask_to_leave(kind, reason)
-                attempt.fail(self._stopped)
+        self._ask_by_file(self._stopped)
         self._started.ask_to_leave()
         self._kill_at = time.monotonic() + LEAVE_GRACES * GRACE_S
+
+    def _ask_by_file(self, why: Failure) -> None:
+        """Put the stop file there as soon as there is an attempt to put it into: ranks of a program hear of it no other way."""
+        attempt = None if self._asked else self.attempt()
+        if attempt is not None:
+            self._asked = True
+            with contextlib.suppress(TenfoldError):
+                attempt.ask_to_leave(why.kind, why.reason)
+                attempt.fail(why)
 
     def kill(self) -> None:
         """End the ranks at once."""
