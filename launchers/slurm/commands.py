@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from launchers.environment import without_foreign
 from results.errors import LaunchError
@@ -85,6 +86,10 @@ class Slurm:
             UnreachableError: the controller did not answer in time.
             LaunchError: the command is not there, or refuses.
         """
+        if self.conf and not Path(self.conf).exists():  # Slurm's commands would look for it for a minute
+            raise UnreachableError(
+                f"the cluster's configuration is gone: {self.conf}", next_step="tenfold cluster up, or site=NAME"
+            )
         deadline = time.monotonic() + (self.patience_s if patience_s is None else patience_s)
         pause = 0.2
         while True:
