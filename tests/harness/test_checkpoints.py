@@ -18,10 +18,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from harness.checkpoints import Checkpoints
+from harness.checkpoints import Checkpoints, convert
+from harness.engines import check_family
 from harness.engines.torch_engine import TorchEngine
 from harness.group import Group
-from harness.schema import EngineConfig, ExperimentConfig, TrainConfig
+from harness.schema import ENGINES, EngineConfig, ExperimentConfig, TrainConfig
 from models.system import Batch, Context, Outcome, ParamGroup, Point, TrainData, TrainedSystem
 from results.errors import ResultError
 from results.metrics import Direction, MetricSpec
@@ -194,20 +195,69 @@ def test_a_pointer_to_nothing_is_no_checkpoint(checkpoints: Checkpoints) -> None
     assert checkpoints.find() is None
 
 
-def test_another_engine_or_world_is_refused(checkpoints: Checkpoints) -> None:
+#: Engines that go on from each other's checkpoints, on whatever number of ranks.
+FAMILIES = ({"torch"}, {"zero0"}, {"zero1", "zero2"}, {"zero3", "zero3_offload"})
+
+
+@pytest.mark.parametrize("saved", ENGINES)
+@pytest.mark.parametrize("wanted", ENGINES)
+def test_engines_of_another_family_are_refused_with_the_reason(saved: str, wanted: str) -> None:
+    if any({saved, wanted} <= together for together in FAMILIES):
+        check_family(saved, wanted, where="here", run="dlwp-unet-tiny-01234567")
+        return
+    with pytest.raises(ResultError, match=f"saved by {saved}, and {wanted} cannot go on from it: they keep optimiser") as caught:
+        check_family(saved, wanted, where="here", run="dlwp-unet-tiny-01234567")
+    assert caught.value.where == "here"
+    assert caught.value.next_step == f"tenfold retry dlwp-unet-tiny-01234567 --with engine={saved}"
+
+
+def test_a_refused_checkpoint_leaves_the_engine_as_it_was(checkpoints: Checkpoints) -> None:
     engine = make_engine()
     checkpoints.save(engine, 1, {})
     path = checkpoints.find()
     assert path is not None
-    before = weights(engine)
-    wider = Checkpoints(checkpoints.folder, replace(ONE, world=2))
-    with pytest.raises(ResultError, match="saved by torch on 1 ranks, this attempt is torch on 2") as caught:
-        wider.load(engine, path)
-    assert caught.value.next_step == "engine=torch ranks=1"
+    before, noise = weights(engine), torch.get_rng_state()
+    step(engine)
+    checkpoints.save(engine, 2, {})
+    engine = make_engine()
+    torch.set_rng_state(noise)
     engine.config.name = "zero1"
-    with pytest.raises(ResultError, match="this attempt is zero1 on 1"):
+    with pytest.raises(ResultError, match="saved by torch, and zero1 cannot"):
         checkpoints.load(engine, path)
     assert torch.equal(weights(engine), before)
+    assert torch.equal(torch.get_rng_state(), noise)
+    assert not (path / "universal.json").exists()
+
+
+def test_random_states_on_more_and_on_fewer_ranks(checkpoints: Checkpoints) -> None:
+    """A rank that the checkpoint knows goes on with its own state, a further one with one of its own, the same every time."""
+    engine = make_engine()
+    checkpoints.save(engine, 1, {})
+    path = checkpoints.find()
+    assert path is not None
+    expected = torch.randn(4)
+
+    def drawn(rank: int, world: int, seed: int) -> Tensor:
+        torch.manual_seed(seed)
+        Checkpoints(checkpoints.folder, replace(ONE, rank=rank, world=world)).load(make_engine(), path)
+        return torch.randn(4)
+
+    assert torch.equal(drawn(0, 3, 5), expected)
+    assert torch.equal(drawn(1, 3, 5), drawn(1, 3, 6))
+    states = [drawn(rank, 3, 5) for rank in range(3)]
+    assert not any(torch.equal(states[i], states[j]) for i in range(3) for j in range(i))
+    (path / "rng-0.pt").unlink()  # of its own world a rank's state must be there
+    with pytest.raises(FileNotFoundError):
+        drawn(0, 1, 5)
+
+
+def test_a_checkpoint_that_cannot_be_converted_is_said_by_name(tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "mp_rank_00_model_states.pt").write_bytes(b"half")
+    with pytest.raises(ResultError, match="cannot be converted to another number of ranks: .") as caught:
+        convert(tmp_path, ONE)
+    assert caught.value.where == str(tmp_path)
+    assert not (tmp_path / "universal.json").exists()
 
 
 class Scripted(TrainedSystem):
