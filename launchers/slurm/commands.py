@@ -21,6 +21,7 @@ _TRANSIENT = (
     "slurm backup controller in standby",
     "temporarily unable",
     "zero bytes were transmitted",
+    "unexpected message received",
 )
 #: Between fields of the queue: names, comments and reasons hold any printable character.
 _DELIMITER = "\x1f"

@@ -8,6 +8,7 @@ scheduler's facts, never by which signal came.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -285,7 +286,8 @@ class Job:
         layout.write(self.submission.runs / run.name)
         try:
             # From here on the scheduler must not requeue this job too (a lost node is noticed late).
-            self.slurm.call("scontrol", "update", f"JobId={self.raw_id}", "Requeue=0", patience_s=PATIENCE_S)
+            with contextlib.suppress(LaunchError):
+                self.slurm.call("scontrol", "update", f"JobId={self.raw_id}", "Requeue=0", patience_s=60.0)
             if self._disturbed():
                 _say(f"{run.name}: the scheduler has the job already")
                 return

@@ -11,12 +11,13 @@ from pathlib import Path
 
 from launchers.layout import Layout
 from launchers.request import RunRequest
-from launchers.retrying import RetryRule
+from launchers.retrying import Action, RetryRule
 from launchers.site import SiteProfile
 from launchers.slurm.commands import Slurm, UnreachableError
 from launchers.slurm.ledger import Submission, TaskRun, comment_for, ledger_folder, new_token, token_of
 from launchers.slurm.script import Allocation, Batch, allocation_for, memory_steps, nodes_for, render
 from results.errors import LaunchError
+from results.failures import FailureClass
 from results.store import locked, make_folder
 
 #: Slurm's own default: the largest index of an array is one less.
@@ -142,6 +143,7 @@ def _prepared(
         tasks=len(tasks) if array else None,
         throttle=throttle,
         after=wish.after,
+        requeue=_comes_back(wish.rules),
     )
     submission = Submission(
         folder=folder,
@@ -156,6 +158,12 @@ def _prepared(
         array=array,
     )
     return Prepared(submission, batch, render(batch, wish.site))
+
+
+def _comes_back(rules: Mapping[str, RetryRule]) -> bool:
+    """Whether the retry table wants jobs that the scheduler takes off their nodes back in the queue."""
+    kinds = (FailureClass.PREEMPTED, FailureClass.TIMEOUT, FailureClass.NODE_FAIL)
+    return any(rules[kind].action != Action.NEVER for kind in kinds if kind in rules)
 
 
 def _task_run(request: RunRequest) -> TaskRun:

@@ -106,6 +106,18 @@ def test_killed_and_resumed_ends_with_the_same_bits(workplace: Workplace) -> Non
     assert read_json(folder.record_file)["metrics"]["score"] == read_json(reference.record_file)["metrics"]["score"]
 
 
+def test_the_retry_table_is_followed_on_this_machine_too(workplace: Workplace) -> None:
+    """Killed once: the same command goes on by itself; raising always: given up after as often as the table says."""
+    rule = "launcher.retry.crash.action=resume"
+    words = ("sweep", *TINY, "variant=cut,raising", rule, "launcher.max_parallel=2")
+    done = workplace.tenfold(*words, expect=1)
+    assert "crash 2 times" in done.stderr
+    records = {record["variant"]: record for folder in workplace.runs() if (record := read_json(folder.record_file))}
+    assert [row["failure"] for row in records["cut"]["attempts"]] == ["crash", None]
+    assert records["cut"]["status"] == "completed"
+    assert [row["failure"] for row in records["raising"]["attempts"]] == ["crash", "crash"]
+
+
 def test_two_sweeps_at_once_run_everything_exactly_once(workplace: Workplace) -> None:
     words = ("sweep", *TINY, "seed=0,1,2", "launcher.max_parallel=1")
     sweeps = [workplace.start(*words) for _ in range(2)]
