@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="write docs/performance.md")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
-    from tests.bench import bench_backbones, bench_commands, bench_loop, bench_planner, bench_solver
+    from tests.bench import bench_backbones, bench_commands, bench_loop, bench_planner, bench_slurm, bench_solver, bench_zero
 
     sections = [
         ("Commands", "Whole processes; `python -m tests.bench.bench_commands`. Seconds against a limit.", bench_commands.main()),
@@ -59,6 +59,21 @@ def main() -> None:
             "`python -m tests.bench.bench_loop`. The bare loop has all batches in memory beforehand, except in the last row; "
             "reading them takes 0.2 to 0.4 ms a step, which is what is left over at 15 ms a step.",
             bench_loop.main(),
+        ),
+        (
+            "ZeRO on two ranks",
+            "The harness's loop against a bare DeepSpeed loop of the same model, optimiser and configuration, in turn in the same two "
+            "processes; `python -m tests.bench.bench_zero`. The bare loop has all batches in memory beforehand. Two ranks fill two "
+            "cores: whatever else runs on the machine shows.",
+            bench_zero.main(),
+        ),
+        (
+            "Slurm",
+            "On the loopback cluster (`tenfold cluster up`). Submitting: 10 points of 100 seeds, from the start of `tenfold sweep` "
+            "to its end, jobs that do nothing; the goal is for ours. The peer is hydra-submitit-launcher 1.2.0 with a task that does "
+            "nothing, to the return of its last sbatch; it neither plans nor looks for what is done. Then a run on two ranks that an "
+            "administrator requeues, and status; `python -m tests.bench.bench_slurm`.",
+            bench_slurm.main(),
         ),
         (
             "Navier-Stokes solver",
@@ -84,7 +99,7 @@ def main() -> None:
     ]
     if arguments.write:
         head = HEAD.format(date=now()[:10], commit=commit().get("commit", "unknown")[:10], cpu=cpu_model())
-        write_text(PAGE, head + "".join(table(*section) for section in sections).rstrip() + "\n")
+        write_text(PAGE, head + "".join(table(*section) for section in sections if section[2]).rstrip() + "\n")
         print(f"written: {PAGE}")
 
 
