@@ -62,17 +62,17 @@ def main() -> None:
         ),
         (
             "ZeRO on two ranks",
-            "The harness's loop against a bare DeepSpeed loop of the same model, optimiser and configuration, in turn in the same two "
-            "processes; `python -m tests.bench.bench_zero`. The bare loop has all batches in memory beforehand. Two ranks fill two "
-            "cores: whatever else runs on the machine shows.",
+            "The harness's loop against a bare DeepSpeed loop of the same model, optimiser and configuration, in turn in the "
+            "same two processes; `python -m tests.bench.bench_zero`. The bare loop has all batches in memory beforehand. Two "
+            "ranks fill two cores: whatever else runs on the machine shows.",
             bench_zero.main(),
         ),
         (
             "Slurm",
-            "On the loopback cluster (`tenfold cluster up`). Submitting: 10 points of 100 seeds, from the start of `tenfold sweep` "
-            "to its end, jobs that do nothing; the goal is for ours. The peer is hydra-submitit-launcher 1.2.0 with a task that does "
-            "nothing, to the return of its last sbatch; it neither plans nor looks for what is done. Then a run on two ranks that an "
-            "administrator requeues, and status; `python -m tests.bench.bench_slurm`.",
+            "On the loopback cluster (`tenfold cluster up`). Submitting: 10 points of 100 seeds, from the start of "
+            "`tenfold sweep` to its end, jobs that do nothing; the goal is for ours. The peer is hydra-submitit-launcher 1.2.0 "
+            "with a task that does nothing, to the return of its last sbatch; it neither plans nor looks for what is done. Then "
+            "a run on two ranks that an administrator requeues, and status; `python -m tests.bench.bench_slurm`.",
             bench_slurm.main(),
         ),
         (

@@ -2,8 +2,8 @@
 
 Both loops run in turn in the same two processes, which our local launcher starts; which comes first alternates. The bare loop
 wraps the system's model itself with ``deepspeed.initialize``, has the same configuration and optimiser, all batches in memory,
-and does nothing but forward, backward, update and reading the loss. The harness reads batches, times collectives, logs every step, checks
-for NaN, reports progress, and agrees on leaving. Seconds per step are those of whole loops, the first step included.
+and does nothing but forward, backward, update and reading the loss. The harness reads batches, times collectives, logs every
+step, checks for NaN, reports progress, and agrees on leaving. Seconds per step are those of whole loops, first step included.
 """
 
 from __future__ import annotations
