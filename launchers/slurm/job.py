@@ -24,7 +24,7 @@ from launchers.layout import Layout
 from launchers.local import Ended, Leaving, LocalQueue
 from launchers.request import RunRequest
 from launchers.retrying import Action, RetryRule, decide
-from launchers.slurm.commands import Slurm
+from launchers.slurm.commands import Slurm, seconds
 from launchers.slurm.ledger import Submission, TaskRun
 from launchers.slurm.settle import Facts, mourn
 from launchers.slurm.starter import SrunStarter
@@ -107,8 +107,6 @@ class Job:
         except LaunchError as error:
             _say(f"the job's time limit is not known: {error.what}")
             return float("inf")
-        from launchers.slurm.commands import seconds
-
         left = seconds(text.strip())
         if left is None:
             return float("inf")
@@ -244,7 +242,8 @@ class Job:
         missing = [run for run in task if not folders[run.name].is_completed()]
         if not missing:
             return 0
-        requeue = []
+        requeue: list[str] = []
+        resubmit: list[tuple[TaskRun, Layout]] = []
         for run in missing:
             last = folders[run.name].last_attempt()
             failure = (last.failure() if last else None) or {}
@@ -254,9 +253,11 @@ class Job:
             ):
                 requeue.append(run.name)
             elif decision.action in (Action.MORE_MEMORY, Action.EXCLUDE_NODE):
-                self._resubmit(run, decision.layout)
+                resubmit.append((run, decision.layout))
             elif decision.reason:
                 _say(f"{run.name}: not tried again: {decision.reason}")
+        for run, layout in resubmit:
+            self._resubmit(run, layout, only=not requeue)
         if requeue and self._why()[0] is not FailureClass.CANCELLED:
             self._requeue(requeue)
         return 1
@@ -280,14 +281,19 @@ class Job:
         """
         return self.slurm.job(self.raw_id, patience_s=PATIENCE_S).get("JobState", "") not in UNDISTURBED
 
-    def _resubmit(self, run: TaskRun, layout: Layout) -> None:
+    def _resubmit(self, run: TaskRun, layout: Layout, *, only: bool) -> None:
+        """Submit a run again with another allocation.
+
+        Args:
+            only: nothing else of this job goes on: the scheduler must not requeue it too (a lost node is noticed late).
+        """
         from launchers.slurm.submit import resubmit
 
         layout.write(self.submission.runs / run.name)
         try:
-            # From here on the scheduler must not requeue this job too (a lost node is noticed late).
-            with contextlib.suppress(LaunchError):
-                self.slurm.call("scontrol", "update", f"JobId={self.raw_id}", "Requeue=0", patience_s=60.0)
+            if only:
+                with contextlib.suppress(LaunchError):
+                    self.slurm.call("scontrol", "update", f"JobId={self.raw_id}", "Requeue=0", patience_s=60.0)
             if self._disturbed():
                 _say(f"{run.name}: the scheduler has the job already")
                 return

@@ -80,7 +80,8 @@ def prepare(requests: Sequence[RunRequest], wish: Wish, *, max_array_size: int |
         groups.setdefault(allocation_for(request, wish.site, layout.exclude_nodes), []).append(request)
     chunks: list[tuple[Allocation, list[list[RunRequest]]]] = []
     if wish.paired:  # whatever they need, all share one allocation: what is compared ran on the same nodes
-        chunks.append((_widest(list(groups)), [list(requests)]))
+        widest = _widest([allocation for allocation, members in groups.items() for _ in members])
+        chunks.append((widest, [list(requests)]))
         groups = {}
     for allocation, members in groups.items():
         tasks = [members[start : start + wish.pack] for start in range(0, len(members), wish.pack)]
@@ -88,6 +89,9 @@ def prepare(requests: Sequence[RunRequest], wish: Wish, *, max_array_size: int |
     prepared = []
     for (allocation, tasks), throttle in zip(chunks, _throttles([len(tasks) for _, tasks in chunks], wish), strict=True):
         parallel = 1 if wish.paired else min(wish.parallel, max(len(task) for task in tasks))
+        if not wish.paired and allocation.time_limit_s is not None:  # a run's limit; the job works off several, a few at a time
+            rounds = -(-max(len(task) for task in tasks) // parallel)
+            allocation = replace(allocation, time_limit_s=allocation.time_limit_s * rounds)
         if parallel > 1:
             allocation = _side_by_side(allocation, parallel, wish.site)
         prepared.append(_prepared(runs, allocation, tasks, throttle, wish))
@@ -104,7 +108,11 @@ def _side_by_side(one: Allocation, parallel: int, site: SiteProfile) -> Allocati
 
 
 def _widest(allocations: Sequence[Allocation]) -> Allocation:
-    """One allocation that any of the given ones fits into; its time is for all of them, one after another."""
+    """One allocation that any run's fits into; its time is for all of them, one after another.
+
+    Args:
+        allocations: one for each run.
+    """
     limits = [one.time_limit_s for one in allocations]
     memories = [one.memory_gib for one in allocations]
     return Allocation(
@@ -113,7 +121,7 @@ def _widest(allocations: Sequence[Allocation]) -> Allocation:
         gpus_per_rank=max(one.gpus_per_rank for one in allocations),
         nodes=max(one.nodes for one in allocations),
         memory_gib=None if None in memories else max(memory for memory in memories if memory is not None),
-        time_limit_s=None if None in limits else max(limit for limit in limits if limit is not None),
+        time_limit_s=None if None in limits else sum(limit for limit in limits if limit is not None),
         exclusive=any(one.exclusive for one in allocations),
         exclude=tuple(sorted({node for one in allocations for node in one.exclude})),
     )

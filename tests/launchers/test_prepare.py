@@ -147,6 +147,12 @@ def test_packed_runs_share_an_allocation() -> None:
     assert not one.submission.one_at_a_time
 
 
+def test_a_job_of_several_runs_has_time_for_all_of_them() -> None:
+    """Five runs of ten minutes, two at a time: three rounds."""
+    (one,) = prepare(requests_of(*([{"time_limit_s": 600.0}] * 5)), replace(WISH, pack=5, parallel=2))
+    assert one.batch.allocation.time_limit_s == 1800.0
+
+
 def test_packed_runs_get_as_many_nodes_as_they_need_together() -> None:
     """Four runs of four ranks do not fit one node of eight cores."""
     site = replace(SITE, partitions={"batch": PartitionProfile(cores_per_node=8, gpus_per_node=4)})
@@ -169,7 +175,7 @@ def test_paired_runs_follow_one_another_in_one_allocation_that_all_fit_into() ->
     assert names([one]) == [request.name for request in asked]  # in the given order
     assert one.submission.tasks == (one.submission.tasks[0],)
     assert one.submission.one_at_a_time
-    assert one.batch.allocation == Allocation(ranks=8, nodes=2, memory_gib=4.5, time_limit_s=900.0, exclusive=True)
+    assert one.batch.allocation == Allocation(ranks=8, nodes=2, memory_gib=4.5, time_limit_s=2100.0, exclusive=True)
     assert array(one) is None
     unknown = prepare([*asked, replace(asked[0], folder=RUNS / "x", memory_gib=0.0)], replace(WISH, site=site, paired=True))
     assert unknown[0].batch.allocation.memory_gib is None  # what one of them needs is not known
