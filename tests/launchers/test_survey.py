@@ -202,8 +202,17 @@ def test_the_schedulers_state_names_class_and_reason(
     assert not RunFolder(runs / "a").is_running()
 
 
+def test_a_job_that_left_the_queue_before_it_started(queue: Queue, scheduler: FakeSlurm, runs: Path) -> None:
+    """A task of an array that is cancelled while it waits leaves no trace anywhere."""
+    submission = queue("a")
+    scheduler.forget("101")
+    survey(runs)
+    assert failure(submission, "a")["class"] == "cancelled"
+
+
 def test_a_job_that_nobody_remembers(queue: Queue, scheduler: FakeSlurm, runs: Path) -> None:
     submission = queue("a")
+    begin(submission, "a")
     scheduler.forget("101")
     survey(runs)
     assert failure(submission, "a")["class"] == "node-fail"
