@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from harness.stores import ensure_all
 from launchers.layout import Layout
 from launchers.request import RunRequest
 from results.runfolder import RunFolder
-from results.store import read_json_or, write_json
+from results.store import dumps, read_json_or, write_bytes, write_json
 
 GIB = 2**30
 
@@ -27,13 +28,25 @@ def plan_all(experiments: Sequence[Experiment], *, gpu: str | None = None, measu
         measure: measure what this machine's profile lacks first.
     """
     by_key: dict[str, Plan] = {}
+    by_sections: dict[tuple[Any, ...], Plan] = {}  # a thousand seeds of ten points: ten keys
     plans = {}
     for experiment in experiments:
-        key = plan_key(experiment)
-        if key not in by_key:
-            by_key[key] = make_plan(experiment, gpu=gpu, measure=measure)
-        plans[experiment.name] = by_key[key]
+        sections = _sections(experiment.config)
+        if sections not in by_sections:
+            key = plan_key(experiment)
+            if key not in by_key:
+                by_key[key] = make_plan(experiment, gpu=gpu, measure=measure)
+            by_sections[sections] = by_key[key]
+        plans[experiment.name] = by_sections[sections]
     return plans
+
+
+def _sections(config: ExperimentConfig) -> tuple[Any, ...]:
+    """Equal for configurations that differ by seed or repeat alone and were derived from one another; values, or identities of
+    sections. Every section is named by some experiment that is still there, so no identity is used twice."""
+    names = (item.name for item in dataclasses.fields(config) if item.name not in ("seed", "repeat"))
+    values = (getattr(config, name) for name in names)
+    return tuple(value if isinstance(value, str | int | float | None) else id(value) for value in values)
 
 
 def build_data(experiments: Sequence[Experiment], progress: Callable[[str, int, int], None]) -> None:
@@ -47,8 +60,8 @@ def build_data(experiments: Sequence[Experiment], progress: Callable[[str, int, 
 
 def request_of(folder: RunFolder, experiment: Experiment, plan: Mapping[str, Any], *, exclusive: bool) -> RunRequest:
     """What a run needs, from its configuration and plan, with the layout that its next attempt will really have."""
-    experiment = experiment.with_layout(Layout.read(folder.path))
-    layout, config = Layout.read(folder.path), experiment.config
+    layout = Layout.read(folder.path)
+    config = experiment.with_layout(layout).config
     planned_gib = config.ranks * (plan.get("host_bytes_per_rank") or plan.get("bytes_per_rank") or 0) / GIB  # on GPUs two things
     return RunRequest(
         folder=folder.path,
@@ -69,18 +82,26 @@ def wants_gpu(config: ExperimentConfig) -> bool:
     return config.device == "cuda" or (config.device == "auto" and partition is not None and partition.gpus_per_node > 0)
 
 
-def request_for(experiment: Experiment, plan: Plan, *, exclusive: bool = False) -> RunRequest:
+def request_for(
+    experiment: Experiment, plan: Plan, *, exclusive: bool = False, texts: dict[int, bytes] | None = None
+) -> RunRequest:
     """Freeze the experiment into its run folder and say what it needs.
+
+    Args:
+        texts: ``plan.json`` by the identity of the plan, kept from call to call by whoever asks for many runs of few plans.
 
     Raises:
         ResultError: the run folder cannot be written.
     """
     folder = experiment.freeze()
-    plain = plan.as_dict()
     if not folder.plan_file.exists():
-        write_json(folder.plan_file, plain, durable=False)
+        texts = {} if texts is None else texts
+        if id(plan) not in texts:
+            texts[id(plan)] = (dumps(plan.as_dict()) + "\n").encode()
+        write_bytes(folder.plan_file, texts[id(plan)], durable=False)
     write_json(folder.path / "request.json", {"exclusive": exclusive}, durable=False)
-    return request_of(folder, experiment, plain, exclusive=exclusive)
+    needed = {name: getattr(plan, name) for name in ("bytes_per_rank", "host_bytes_per_rank", "train_s")}
+    return request_of(folder, experiment, needed, exclusive=exclusive)
 
 
 def request_again(folder: RunFolder) -> RunRequest:

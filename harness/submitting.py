@@ -86,6 +86,7 @@ def submit_points(study: Study, points: Sequence[StudyPoint], display: Display) 
     display.say(f"planning {len(points)} runs ...")
     plans = plan_all(experiments)
     build_data(experiments, display.building)
+    texts: dict[int, bytes] = {}
     with locked(open_ledger(runs), what="the ledger of submissions"):
         # Under the lock: what another sweep has submitted meanwhile is not submitted again.
         known = survey(runs, holding_lock=True)
@@ -93,7 +94,7 @@ def submit_points(study: Study, points: Sequence[StudyPoint], display: Display) 
         after: list[str] = []
         for stage, members in stages(points).items():
             fresh = [point for point in members if point.experiment.name not in known.words]
-            requests = [request_for(p.experiment, plans[p.experiment.name], exclusive=p.exclusive) for p in fresh]
+            requests = [request_for(p.experiment, plans[p.experiment.name], exclusive=p.exclusive, texts=texts) for p in fresh]
             wish = wish_for(members[0].experiment, study=study.name, command=study.command, paired=members[0].paired, after=after)
             limit = _array_limit(wish, ask=True) if len(requests) > 1 else None
             prepared = prepare(requests, wish, max_array_size=limit)
