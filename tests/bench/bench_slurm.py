@@ -139,11 +139,10 @@ def submitting(bench: Bench, rounds: int) -> list[dict[str, Any]]:
     for turn in range(rounds):
         ours.append(submit_ours(bench, str(turn)))
         for name, same in peers.items():
-            if not same or turn == 0:  # minutes
+            if not same or turn == 0:  # that takes minutes
                 theirs[name].append(submit_peer(bench, str(turn), same=same))
-        print(
-            f"  round {turn}: {ours[-1]:.2f} s; " + ", ".join(f"peer, {n}: {t[-1]:.2f} s" for n, t in theirs.items()), flush=True
-        )
+        told = [f"ours {ours[-1]:.2f} s", *(f"{name} {times[-1]:.2f} s" for name, times in theirs.items())]
+        print(f"  round {turn}: " + "; peer of ".join(told), flush=True)
     found = statistics.median(ours)
     rows = []
     for name, times in theirs.items() or (("not installed", []),):
@@ -155,11 +154,12 @@ def submitting(bench: Bench, rounds: int) -> list[dict[str, Any]]:
 def leaving(bench: Bench) -> list[dict[str, Any]]:
     """An administrator requeues one run several times."""
     place = bench.folder / "long"
-    _, ((job),) = bench.sweep(place, "loopback", *LONG)
+    _, (job,) = bench.sweep(place, "loopback", *LONG)
     (folder,) = run_folders(place / "runs")
     exits = []
     for attempt in range(REQUEUES):
         wait_for(lambda number=attempt: trained(folder, number) >= 30, f"attempt {attempt} trains", 240)
+        assert len(workers(folder)) == 2
         start = time.monotonic()
         bench.slurm.requeue(job["job"])
         wait_for(lambda: not workers(folder), "all ranks are gone", 60, 0.02)
