@@ -14,7 +14,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from harness.experiment import Experiment, load_engine
+from harness.experiment import Experiment, escaped, load_engine
 from harness.schema import ExperimentConfig
 from launchers.site import default_site, user_config_folder
 from models import registry
@@ -141,7 +141,9 @@ class Composer:
             ConfigError: unknown key or group, wrong type, impossible combination.
         """
         model_words, words, numbers = {}, [], {}
-        for override in parse(overrides):
+        parsed = parse(overrides)
+        apart = _apart(parsed)
+        for override in parsed:
             if override.is_sweep_override():
                 raise ConfigError(
                     f"'{override.input_line}' names several values", where="command line", next_step="tenfold sweep takes them"
@@ -149,7 +151,7 @@ class Composer:
             key = override.key_or_group
             if key.startswith("model."):
                 model_words[key.removeprefix("model.")] = override.value()
-            elif key in ("seed", "repeat") and type(override.value()) is int and _is_plain(override):
+            elif key in ("seed", "repeat") and key in apart and type(override.value()) is int:
                 numbers[key] = override.value()
             else:
                 words.append(override)
@@ -163,9 +165,9 @@ class Composer:
 
     def _node(self, words: Sequence[Any]) -> DictConfig:
         """Compose; what is not about groups is put into a copy of what the groups alone give."""
-        lines = [word.input_line for word in words]
-        plain = [word for word in words if _is_plain(word)]
-        groups = tuple(word.input_line for word in words if not _is_plain(word))
+        lines, apart = [word.input_line for word in words], _apart(words)
+        plain = [word for word in words if word.key_or_group in apart]
+        groups = tuple(word.input_line for word in words if word.key_or_group not in apart)
         try:
             if groups not in self._nodes:
                 self._nodes[groups] = self._compose(list(groups))
@@ -239,6 +241,16 @@ def _is_plain(override: Any) -> bool:
     return changes and override.package is None and _names_no_group(override.key_or_group)
 
 
+def _apart(words: Sequence[Any]) -> set[str]:
+    """Keys of plain words that may be put in after composing. Where another kind of word (``++train.steps=3``) is about the same
+    key or section, order counts, and all of them are Hydra's."""
+    held = {word.key_or_group for word in words if not _is_plain(word) and _names_no_group(word.key_or_group)}
+    plain = {word.key_or_group for word in words if _is_plain(word)} - held
+    while touched := {key for key in plain if any(f"{key}.".startswith(f"{o}.") or f"{o}.".startswith(f"{key}.") for o in held)}:
+        plain, held = plain - touched, held | touched
+    return plain
+
+
 def _names_no_group(key: str) -> bool:
     return key not in GROUPS and "/" not in key and "@" not in key
 
@@ -269,7 +281,7 @@ def override_frozen(experiment: Experiment, overrides: Sequence[str]) -> Experim
     Raises:
         ConfigError: as :meth:`Composer.compose`.
     """
-    node = OmegaConf.create(experiment.plain)
+    node = OmegaConf.create(escaped(experiment.plain))
     config = experiment.config
     if config.train.micro_batch == max(config.train.global_batch // config.ranks, 1):
         node.train.micro_batch = 0  # it followed from the others, and follows from what they become

@@ -49,9 +49,7 @@ class Experiment:
         Raises:
             ConfigError: unknown key, wrong type, impossible combination.
         """
-        raw = OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else dict(node)
-        assert isinstance(raw, dict)
-        raw = {str(key): value for key, value in raw.items()}
+        raw = _resolved(node, source) if isinstance(node, DictConfig) else {str(key): value for key, value in node.items()}
         for name in ("system", "variant", "scale"):
             if raw.get(name) in (None, "???"):
                 raise ConfigError(f"key '{name}' has no value", where=source, next_step="tenfold systems")
@@ -270,6 +268,33 @@ def _located(error: ConfigError, source: str) -> ConfigError:
     return ConfigError(error.what, where=f"{source}: {error.where}" if error.where else source, next_step=error.next_step)
 
 
+def _resolved(node: DictConfig, source: str) -> dict[str, Any]:
+    """Plain values, interpolations carried out."""
+    try:
+        raw = OmegaConf.to_container(node, resolve=True)
+    except OmegaConfBaseException as error:
+        key = getattr(error, "full_key", None) or "?"
+        raise ConfigError(
+            f"key '{key}': {str(error).splitlines()[0]}",
+            where=f"{source}: {key}",
+            next_step="\\${NAME} is left to the shell; ${KEY} names a key of the configuration",
+        ) from error
+    assert isinstance(raw, dict)
+    return {str(key): value for key, value in raw.items()}
+
+
+_INTERPOLATION = re.compile(r"(\\*)\$\{")
+
+
+def escaped(value: Any) -> Any:
+    """Plain values as OmegaConf must be given them to give them back: ``${`` in a text is the shell's."""
+    if isinstance(value, str):
+        return _INTERPOLATION.sub(lambda found: 2 * found.group(1) + r"\${", value)
+    if isinstance(value, Mapping):
+        return {key: escaped(inner) for key, inner in value.items()}
+    return [escaped(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
 def _typed(schema: Any, keys: Mapping[str, Any], prefix: str, source: str) -> Any:
     """Merge plain keys into a dataclass (type or instance) and return an instance of it."""
     base = OmegaConf.structured(schema)
@@ -281,7 +306,7 @@ def _typed(schema: Any, keys: Mapping[str, Any], prefix: str, source: str) -> An
                 where=f"{source}: {prefix}{name}",
             )
     try:
-        merged = OmegaConf.merge(base, OmegaConf.create(dict(keys)))
+        merged = OmegaConf.merge(base, OmegaConf.create(escaped(keys)))
         return OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None) or "?"
@@ -306,7 +331,9 @@ def as_yaml(plain: Mapping[str, Any]) -> str:
         """Quotes every text that OmegaConf would read as a number."""
 
     Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _NUMBER, list("-+0123456789."))
-    text: str = yaml.dump(dict(plain), Dumper=Dumper, sort_keys=False, default_flow_style=False, allow_unicode=True, width=10_000)
+    text: str = yaml.dump(
+        escaped(plain), Dumper=Dumper, sort_keys=False, default_flow_style=False, allow_unicode=True, width=10_000
+    )
     return text
 
 
