@@ -15,8 +15,10 @@ from launchers.request import RunRequest
 from launchers.slurm import submit as submit_module
 from launchers.slurm import survey as survey_module
 from launchers.slurm.commands import Slurm
+from launchers.slurm.ledger import Submission, submissions
 from results.store import write_text
 from tests.launchers.fake_slurm import FakeSlurm
+from tests.launchers.submitted import WISH, Queue
 
 Freeze = Callable[..., RunRequest]
 
@@ -55,3 +57,14 @@ def scheduler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
     for module in (submit_module, survey_module):
         monkeypatch.setattr(module, "Slurm", partial(Slurm, patience_s=0.3))
     return fake
+
+
+@pytest.fixture
+def queue(freeze: Freeze, scheduler: FakeSlurm, runs: Path) -> Queue:
+    """Submits frozen runs; the newest submission."""
+
+    def put(*names: str) -> Submission:
+        submit_module.submit(submit_module.prepare([freeze(name) for name in names], WISH), WISH)
+        return submissions(runs)[-1]
+
+    return put

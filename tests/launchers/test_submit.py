@@ -15,7 +15,7 @@ from launchers.layout import Layout
 from launchers.request import RunRequest
 from launchers.slurm.commands import UnreachableError
 from launchers.slurm.ledger import Submission, submissions, token_of
-from launchers.slurm.submit import Wish, find_job, open_ledger, prepare, resubmit, submit
+from launchers.slurm.submit import find_job, open_ledger, prepare, resubmit, submit
 from launchers.slurm.survey import survey
 from results.errors import LaunchError, ResultError
 from results.runfolder import RunFolder
@@ -24,9 +24,9 @@ from results.store import is_locked, read_json, write_json
 from tests.launchers.conftest import Freeze
 from tests.launchers.fake_slurm import FakeSlurm
 from tests.launchers.launching import SITE, launch
+from tests.launchers.submitted import WISH
 
 ROOT = Path(__file__).parent.parent.parent
-WISH = Wish(study="scaling", command="tenfold sweep study=scaling", label="fake-tiny-scaling", site=SITE)
 
 
 def start_launcher(requests: Sequence[RunRequest]) -> subprocess.Popen[str]:
