@@ -74,9 +74,14 @@ class Job:
         """Everything; the exit status of the job."""
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(number, self._signalled)
-        self.submission.found(os.environ.get("SLURM_ARRAY_JOB_ID") or self.raw_id)
+        own = os.environ.get("SLURM_ARRAY_JOB_ID") or self.raw_id
+        self.submission.found(own)
         task = self.submission.tasks[self.index]
         _say(f"==> job {self.job_id} on {os.environ.get('SLURM_JOB_NODELIST')}, restart {self.restart}: {len(task)} run(s)")
+        if self.submission.job_id() != own or (self.submission.settled and not self.restart):
+            # Accepted after its launcher had asked a second time, or was killed and given up.
+            _say("another job has taken this one's place: nothing is done here")
+            return 0
         self._name_job(task)
         if self.restart:
             facts = Facts(self.slurm, sacct_rows([self.job_id], environment=self.slurm.environment()))

@@ -63,7 +63,7 @@ def survey(runs: Path, *, settle: bool = True, holding_lock: bool = False) -> Su
         ended = [
             (submission, gone, over)
             for submission in members
-            for gone, over in [_look(submission, numbers[submission.token], queue, slurm, found, settle, in_progress)]
+            for gone, over in [_look(submission, numbers[submission.token], queue, slurm, found, holding_lock, in_progress)]
             if gone
         ]
         if settle and ended:
@@ -101,17 +101,21 @@ def _look(
     queue: dict[str, QueuedJob],
     slurm: Slurm,
     found: Survey,
-    settle: bool,
+    give_up: bool,
     in_progress: bool,
 ) -> tuple[list[int], bool]:
-    """The scheduler's word on a submission's runs; indices of its tasks that have ended, and whether all have."""
+    """The scheduler's word on a submission's runs; indices of its tasks that have ended, and whether all have.
+
+    Args:
+        give_up: a submission without a job is closed; only who holds the ledger's lock can know that nobody works on it.
+    """
     if number is None and (in_progress or not _adopt(submission, queue, slurm, found)):
         if in_progress:
             for index, task in enumerate(submission.tasks):
                 for run in task:
                     found.words[run.name] = Word(Standing.QUEUED, "being submitted")
                     found.jobs[run.name] = (submission, index, None)
-        elif settle:
+        elif give_up:
             with contextlib.suppress(TenfoldError):
                 submission.settle("never reached the scheduler")
         return [], False

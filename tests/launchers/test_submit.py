@@ -162,8 +162,9 @@ def test_a_controller_that_stays_away_leaves_the_question_open(freeze: Freeze, s
     (submission,) = submissions(runs)  # still open: nobody knows
     assert submission.job_id() is None
     assert survey(runs).words == {}
-    assert read_json(submission.folder / "settled.json")["how"] == "never reached the scheduler"
+    assert not submission.settled  # who only looks cannot know that nobody is at work on it
     assert [job for job, _ in launch([request]).jobs] == ["101"]
+    assert read_json(submission.folder / "settled.json")["how"] == "never reached the scheduler"
     assert no_attempts(request)
 
 
