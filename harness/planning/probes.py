@@ -90,12 +90,16 @@ def _update_s(elements: int) -> float:
 def fit(points: list[tuple[Operation, float]]) -> list[float]:
     """Non-negative coefficients of :func:`features` that explain the points best in relative terms."""
     import numpy as np
-    from scipy.optimize import nnls
+    from scipy.optimize import lsq_linear, nnls
 
     times = np.array([time for _, time in points])
     matrix = np.array([features(operation) for operation, _ in points])
     scale = np.maximum(matrix.max(axis=0), 1e-300)
-    found, _ = nnls(matrix / scale / times[:, None], np.ones(len(times)))
+    relative, ones = matrix / scale / times[:, None], np.ones(len(times))
+    try:
+        found, _ = nnls(relative, ones)
+    except RuntimeError:  # nearly parallel features: its active set goes round in circles
+        found = lsq_linear(relative, ones, bounds=(0, np.inf), tol=1e-14).x
     return [float(number) for number in found / scale]
 
 
