@@ -186,6 +186,7 @@ def test_signals_are_handed_on(name: str, ranks: Ranks) -> None:
     ranks.order(wait=True)
     process = ranks.start()
     ranks.worker()
+    until(lambda: "is here" in launch_log(ranks.folder, 0).read_text())  # an interpreter that is still starting may lose it
     process.send_signal(number)
     process.communicate(timeout=60)
     assert process.returncode == 0
