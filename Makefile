@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 SYSTEM ?= yes
+JOBS   ?= $(shell nproc 2>/dev/null || echo 2)
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check -q
 RUN    := OMP_NUM_THREADS=1 $(BIN)/python
@@ -41,7 +42,7 @@ types: install
 	@$(BIN)/mypy
 
 unit: install
-	@$(RUN) -m pytest -rs
+	@$(RUN) -m pytest -rs -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 bench: install ## the numbers of docs/performance.md, ratios side by side in one run
 	@$(PIP) install -c constraints.txt --no-build-isolation -e '.[bench]'

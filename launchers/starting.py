@@ -21,6 +21,9 @@ from launchers.environment import free_port, rank_environment
 from launchers.request import RunRequest
 from results.failures import FailureClass
 
+#: A program that is asked to end gets this long to end its ranks, wherever they are.
+PROGRAM_GRACE_S = 5.0
+
 
 def launch_log(folder: Path, rank: int) -> Path:
     """Where a rank's output goes until the rank takes it over."""
@@ -107,7 +110,7 @@ class Started:
             for process in alive:
                 with contextlib.suppress(ProcessLookupError):
                     process.terminate()
-            _wait(alive, seconds=5.0)
+            _wait(alive, seconds=PROGRAM_GRACE_S)
         for process in alive:
             if process.poll() is None:
                 with contextlib.suppress(ProcessLookupError):

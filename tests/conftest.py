@@ -7,8 +7,10 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.support import Workplace
 
@@ -16,6 +18,24 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 #: Tests do not see, and are not seen by, runs that somebody else has on this machine.
 _presence = tempfile.TemporaryDirectory(prefix="tenfold-presence-")
 os.environ["TENFOLD_PRESENCE"] = _presence.name
+
+
+class FilesScheduling(LoadScopeScheduling):
+    """With ``-n``, a file stays in one process, and so does all that shares the real Slurm: it waits more than it computes, and
+    the other processes fill its waits."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = nodeid.split("::", 1)[0]
+        return "tests/slurm" if path.startswith("tests/slurm/") else path
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FilesScheduling:
+    return FilesScheduling(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The real Slurm first: what takes longest begins first."""
+    items.sort(key=lambda item: item.path.parent.name != "slurm")
 
 
 @pytest.fixture

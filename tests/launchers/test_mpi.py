@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from launchers import ranks as ranks_module
+from launchers import starting as starting_module
 from launchers.environment import without_foreign
 from launchers.local import Ended, Leaving, LocalQueue
 from launchers.mpi import MpiStarter, find_mpiexec
@@ -162,6 +163,7 @@ def test_whoever_writes_the_stop_file_says_why(ask: Ask) -> None:
 def test_a_time_limit_ends_all_ranks_also_those_that_do_not_listen(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     request = ask(wait=True, deaf=True, time_limit_s=2.0)
     monkeypatch.setattr(ranks_module, "GRACE_S", 0.1)
+    monkeypatch.setattr(starting_module, "PROGRAM_GRACE_S", 0.5)
     begun = time.monotonic()
     assert run(request) is Ended.FAILED
     assert time.monotonic() - begun < 30

@@ -287,14 +287,15 @@ def test_a_folder_with_other_things_in_it_is_refused(place: Path) -> None:
 
 
 def test_missing_programs_are_named_with_the_command_that_installs_them(
-    tmp_path: Path, workplace: Workplace, monkeypatch: pytest.MonkeyPatch
+    slurm_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("launchers.cluster.programs.search_path", lambda: str(tmp_path))
+    folder = slurm_folder / "missing"
+    monkeypatch.setattr("launchers.cluster.programs.search_path", lambda: str(slurm_folder))
     with pytest.raises(LaunchError) as caught:
-        LoopbackCluster(tmp_path / "c").up()
+        LoopbackCluster(folder).up()
     for word in ("slurmctld", "munged", "mariadbd", "make system"):
         assert word in str(caught.value)
-    assert not (tmp_path / "c").exists()
+    assert not folder.exists()
 
 
 def test_a_shell_that_started_it_may_go(place: Path, workplace: Workplace) -> None:
