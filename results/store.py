@@ -167,7 +167,6 @@ def canonical_json(value: Any) -> str:
     """One text for equal meanings: keys sorted, no spaces, an integral float written as an integer."""
 
     def canonical(item: Any) -> Any:
-        item = _plain(item)
         if isinstance(item, dict):
             return {key: canonical(inner) for key, inner in item.items()}
         if isinstance(item, list):
@@ -176,7 +175,7 @@ def canonical_json(value: Any) -> str:
             return int(item)
         return item
 
-    return json.dumps(canonical(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return json.dumps(canonical(_plain(value)), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 class FileLock:
@@ -222,15 +221,18 @@ class FileLock:
 
 
 @contextlib.contextmanager
-def locked(path: Path, *, blocking: bool = True, what: str = "this folder") -> Iterator[FileLock]:
+def locked(path: Path, *, blocking: bool = True, what: str = "this folder", look: str = "tenfold status") -> Iterator[FileLock]:
     """Hold ``path`` as a lock for the length of a block.
+
+    Args:
+        look: the command that shows what the other is doing.
 
     Raises:
         BusyError: not ``blocking`` and somebody else holds it.
     """
     lock = FileLock(path)
     if not lock.acquire(blocking=blocking):
-        raise BusyError(f"another process is working on {what}", where=str(path), next_step="wait for it: tenfold status")
+        raise BusyError(f"another process is working on {what}", where=str(path), next_step=f"wait for it: {look}")
     try:
         yield lock
     finally:

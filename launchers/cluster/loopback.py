@@ -106,7 +106,7 @@ class LoopbackCluster:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        with locked(self.layout.lock, blocking=False, what="this cluster"):
+        with locked(self.layout.lock, blocking=False, what="this cluster", look="tenfold cluster status"):
             yield
 
     def _start(self, settings: ClusterSettings, timeout_s: float) -> None:
