@@ -24,6 +24,7 @@ from harness.experiment import Experiment
 from harness.stores import ensure_all
 from launchers.request import RunRequest
 from launchers.starting import LocalStarter, launch_log
+from results.stats import paired_ratio
 from results.store import read_json, write_json
 
 CASES = tuple((engine, size) for size in ("20k", "200k") for engine in ("zero2", "zero3"))
@@ -184,20 +185,22 @@ def main(words: list[str] | None = None) -> list[dict[str, Any]]:
                 continue
             times = measure(engine, size, scratch, arguments.data or scratch / "data", arguments.rounds)
             ours, bare = (statistics.median(column) for column in zip(*times, strict=True))
-            ratio = statistics.median(first / second for first, second in times)
+            found = paired_ratio(*zip(*times, strict=True)).ratio
             rows.append(
                 {
-                    "name": f"step on two ranks, {engine}, fno2d {size}",
+                    "name": f"step on two ranks, {engine}, fno2d {size} (95 %: {found.low:.3f} to {found.high:.3f})",
                     "unit": "ms per step",
                     "ours": ours * 1e3,
                     "peer": bare * 1e3,
-                    "ratio": ratio,
+                    "ratio": found.effect,
                     "goal": GOAL,
-                    "met": ratio <= GOAL,
+                    "met": True if found.high <= GOAL else False if found.low > GOAL else None,
                 }
             )
             spread = ", ".join(f"{first / second:.3f}" for first, second in times)
-            print(f"{rows[-1]['name']:45} {ours * 1e3:8.2f} {bare * 1e3:8.2f} ms  ratio {ratio:.3f}  ({spread})", flush=True)
+            print(
+                f"{rows[-1]['name']:72} {ours * 1e3:8.2f} {bare * 1e3:8.2f} ms  ratio {found.effect:.3f}  ({spread})", flush=True
+            )
     return rows
 
 
