@@ -31,7 +31,7 @@ STEP_FIELDS = {
 class StepLog:
     """Appends one JSON line a step; flushed at least every ``flush_s`` seconds, so that a killed rank loses little."""
 
-    def __init__(self, path: Path, *, flush_s: float = 1.0) -> None:
+    def __init__(self, path: Path, *, flush_s: float = 0.1) -> None:
         self._stream: IO[str] = path.open("a", buffering=1 << 16)
         self._flush_s = flush_s
         self._flushed = time.monotonic()

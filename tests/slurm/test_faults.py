@@ -31,6 +31,8 @@ pytestmark = pytest.mark.slurm
 #: Same experiment, same seed, other repeat: their metrics must agree bit for bit.
 PACED = ("system=faulty", "scale=tiny", "variant=paced", "engine=zero1", "ranks=2", "train.steps=900", "tracker=none")
 PACE_S = 0.1
+#: Steps from checkpoint to checkpoint of runs that lose a node without a word.
+CHECKPOINT_EVERY = 20
 
 
 @dataclass
@@ -63,6 +65,10 @@ class Storm:
         last = self.folder(label).last_attempt()
         progress = last.read("progress", {}) if last else {}
         return int(progress.get("done", 0)) if progress.get("phase") == "train" else 0
+
+    def wait_between_checkpoints(self, label: str) -> None:
+        """Until what a sudden end would lose is neither nothing nor nearly everything since the last checkpoint."""
+        wait_for(lambda: 5 <= self.steps(label) % CHECKPOINT_EVERY <= 9, f"{label} is between two checkpoints", 60, 0.05)
 
     def job(self, label: str) -> str:
         job: str = self.noted[f"{label} jobs"][0]
@@ -145,9 +151,9 @@ def _start(storm: Storm) -> None:
     for repeat, (label, nodes) in enumerate(places.items(), 1):
         words = [*PACED, f"repeat={repeat}", f"site.nodelist={nodes}"]
         if label == "node lost":  # two of n5 to n8
-            words = [*words[:-1], "site.exclude='n[1-4]'", "launcher.nodes=2", "train.checkpoint_every=20"]
+            words = [*words[:-1], "site.exclude='n[1-4]'", "launcher.nodes=2", f"train.checkpoint_every={CHECKPOINT_EVERY}"]
         if label == "only node lost":  # with everything that could say why
-            words = [*words[:-1], "site.exclude='n[1-6]'", "train.checkpoint_every=20"]
+            words = [*words[:-1], "site.exclude='n[1-6]'", f"train.checkpoint_every={CHECKPOINT_EVERY}"]
         if label == "out of time":
             words += ["launcher.time_limit_s=60"]
         storm.submit(label, *words)
@@ -171,7 +177,9 @@ def _inject(storm: Storm) -> None:
         wait_for(path.exists, f"{label}: its ranks leave", 30)
         wait_for(lambda label=label: not _workers(storm, label), f"{label}: its ranks are gone", 30, 0.02)
         storm.noted[f"{label} exit_s"] = time.time() - begun
+    storm.wait_between_checkpoints("node lost")
     cluster.stop_node("n6")
+    storm.wait_between_checkpoints("only node lost")
     cluster.stop_node(storm.folder("only node lost").attempts()[0].read("attempt")["job"]["nodes"])
     cluster.stop_accounting()
     storm.noted["without accounting"] = storm.look()
@@ -276,7 +284,7 @@ def test_from_the_signal_to_the_exit(storm: Storm, label: str) -> None:
 @pytest.mark.parametrize("label", ["node lost", "only node lost"])
 def test_a_lost_node_costs_what_lies_behind_the_last_checkpoint(storm: Storm, label: str) -> None:
     record = storm.record(label)
-    assert 0 < record["metrics"]["lost_steps"]["value"] <= 2 * 20
+    assert 0 < record["metrics"]["lost_steps"]["value"] <= 2 * CHECKPOINT_EVERY
     assert record["attempts"][0]["failure"] == "node-fail"
 
 
