@@ -7,10 +7,10 @@ import itertools
 import torch
 from torch import nn
 
-from models.dlwp.config import FNO2D, TFNO2D
+from models.dlwp.shapes import FNO2D, TFNO2D
 
 
-def neuraloperator_peer(model: FNO2D) -> nn.Module:
+def neuraloperator_peer(model: FNO2D, context: int) -> nn.Module:
     """The same operator in neuraloperator: equal channels, modes, layers (and rank 0.5 for the Tucker form), no positional
     embedding, no channel perceptron. Version 2.0.0 applies the activation twice where the channel perceptron is left out; every
     second call inside the blocks is made the identity."""
@@ -19,7 +19,7 @@ def neuraloperator_peer(model: FNO2D) -> nn.Module:
     factorised = {"factorization": "Tucker", "rank": 0.5} if isinstance(model, TFNO2D) else {}
     peer: nn.Module = FNO(
         (model.modes_height, model.modes_width),
-        model.context,
+        context,
         1,
         model.width,
         model.layers,

@@ -3,6 +3,9 @@
 Frames are numbered 0 .. L-1; output t predicts frame t+1. For t < TF (``teacher_forcing``) the newest input is observation t,
 afterwards it is output t-1. With a context of c frames, output t is computed from inputs t-c+1 .. t; for t < c-1 there are too
 few, and the output is a copy of the newest input. Gradients flow through every closed-loop step.
+
+A backbone that predicts in one shot takes all observations and gives all closed-loop outputs (frames TF+1 .. L-1) at once; its
+outputs t < TF are copies of the newest input.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ class Rollout(nn.Module):
         self.teacher_forcing = teacher_forcing
         self.residual = bool(getattr(backbone, "residual", False))
         self.recurrent = bool(getattr(backbone, "recurrent", False))
+        self.one_shot = bool(getattr(backbone, "one_shot", False))
 
     def forward(self, frames: Tensor) -> Tensor:
         """Roll out over the length of ``frames``; frames from ``teacher_forcing`` on only say how many outputs are wanted.
@@ -43,8 +47,17 @@ class Rollout(nn.Module):
         """
         count = frames.shape[1] - 1
         observed = frames[:, : min(self.teacher_forcing, count)].float()
+        if self.one_shot:
+            return self._at_once(observed, count)
         outputs = self._recurrent(observed, count) if self.recurrent else self._windowed(observed, count)
         return torch.stack(outputs, dim=1)
+
+    def _at_once(self, observed: Tensor, count: int) -> Tensor:
+        left = count - observed.shape[1]
+        if left <= 0:
+            return observed
+        out = self.backbone(observed[:, :, 0].to(self._type()), left).float()
+        return torch.cat([observed, out.unsqueeze(2)], dim=1)
 
     def _windowed(self, observed: Tensor, count: int) -> list[Tensor]:
         context, fed = self.context, observed.shape[1]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from models.dlwp.backbones import build
 from models.dlwp.backbones.baselines import climatology, persistence
-from models.dlwp.config import CATALOGUE, Data
+from models.dlwp.config import CATALOGUE, Data, fields
 from models.dlwp.data import NavierStokesStore, fingerprint
 from models.dlwp.metrics import root_mean, scores, squared_error
 from models.dlwp.rollout import Rollout
@@ -59,7 +59,9 @@ class Dlwp(TrainedSystem):
 
     def build_model(self, point: Point) -> nn.Module:
         """The backbone inside its rollout."""
-        return Rollout(build(point.model), context=point.data.context, teacher_forcing=point.data.teacher_forcing)
+        return Rollout(
+            build(point.model, fields(point.data)), context=point.data.context, teacher_forcing=point.data.teacher_forcing
+        )
 
     def example_batch(self, point: Point, batch_size: int) -> Batch:
         """Zeros of a training batch's shape."""

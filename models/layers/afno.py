@@ -15,14 +15,17 @@ class FourierMixer(nn.Module):
     """Mixes tokens by a two-layer complex perceptron on their Fourier coefficients, block-diagonal over channels and shared by
     all wavenumbers; coefficients are shrunk towards zero at the end.
 
-    All wavenumbers of the token grid are used (up to width/2 along the width). Published code cuts both axes at
-    ``height // 2 + 1``, which agrees with this on square grids only.
+    All wavenumbers of the token grid are mixed (up to width/2 along the width).
+
+    Args:
+        height_cuts_width: only ``height // 2 + 1`` wavenumbers along the width are mixed, and the others zeroed, as published
+            code does; it makes no difference on square grids.
     """
 
-    def __init__(self, channels: int, blocks: int, shrink: float) -> None:
+    def __init__(self, channels: int, blocks: int, shrink: float, *, height_cuts_width: bool = False) -> None:
         super().__init__()
         size = channels // blocks
-        self.blocks, self.shrink = blocks, shrink
+        self.blocks, self.shrink, self.height_cuts_width = blocks, shrink, height_cuts_width
         self.weight1 = nn.Parameter(torch.empty(blocks, size, size, 2))
         self.bias1 = nn.Parameter(torch.empty(blocks, 1, size, 2))
         self.weight2 = nn.Parameter(torch.empty(blocks, size, size, 2))
@@ -38,7 +41,8 @@ class FourierMixer(nn.Module):
         """``base`` plus the mixed tokens; both ``[width, height, batch, channel]``."""
         width, height = tokens.shape[:2]
         with full_precision(tokens.device):
-            basis = transform(width, height, stored_modes(width), height, "ortho", tokens.device)
+            kept = stored_modes(min(width, height) if self.height_cuts_width else width)
+            basis = transform(width, height, kept, height, "ortho", tokens.device)
             modes = analyse(tokens.float(), basis)
             rows = modes.view(modes.shape[0] * modes.shape[1], self.blocks, -1).transpose(0, 1)
             hidden = torch.baddbmm(as_complex(self.bias1), rows, as_complex(self.weight1))
@@ -55,11 +59,20 @@ class AFNOBlock(nn.Module):
         mixer_skip: the mixer also adds its own (normalised) input, as the published model does.
     """
 
-    def __init__(self, channels: int, blocks: int, mlp_ratio: int, shrink: float, *, mixer_skip: bool = True) -> None:
+    def __init__(
+        self,
+        channels: int,
+        blocks: int,
+        mlp_ratio: int,
+        shrink: float,
+        *,
+        mixer_skip: bool = True,
+        height_cuts_width: bool = False,
+    ) -> None:
         super().__init__()
         self.mixer_skip = mixer_skip
         self.norm1 = nn.LayerNorm(channels)
-        self.mixer = FourierMixer(channels, blocks, shrink)
+        self.mixer = FourierMixer(channels, blocks, shrink, height_cuts_width=height_cuts_width)
         self.norm2 = nn.LayerNorm(channels)
         self.expand = TruncatedLinear(channels, mlp_ratio * channels)
         self.contract = TruncatedLinear(mlp_ratio * channels, channels)

@@ -1,12 +1,52 @@
-"""Spectral convolution with a Tucker-factorised weight (Kossaifi et al. 2023, TFNO)."""
+"""Spectral convolutions with Tucker-factorised weights (Kossaifi et al. 2023, TFNO)."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from models.layers.precision import full_precision
 from models.layers.spectral import analyse, as_complex, stored_modes, synthesise, transform
+from models.layers.spectral3d import SpectralTransform3d
+
+
+def over_modes(core: Tensor, factors: Sequence[Tensor]) -> Tensor:
+    """Multiply a core's leading dimensions by one factor each.
+
+    Args:
+        core: complex ``[r_1, .., r_k, rank in, rank out]``.
+        factors: complex ``[modes_i, r_i]``, as many as there are kinds of modes.
+
+    Returns:
+        complex ``[modes_1 * .. * modes_k, rank in, rank out]``.
+    """
+    last = len(factors) - 1
+    for factor in reversed(factors):  # the dimension multiplied becomes the first one, so that the next is last again
+        core = torch.tensordot(factor, core, dims=([1], [last]))
+    return core.flatten(0, last)
+
+
+def initialise(parameters: Sequence[nn.Parameter], core: Tensor, channels: int) -> None:
+    """Normal numbers whose product has the variance of the dense weight, 2 / (in + out): an entry of the product is a sum of
+    as many terms as the core has entries, each a product of as many factors of equal standard deviation as there are tensors.
+
+    Args:
+        core: real pairs ``[.., 2]``.
+        channels: in + out.
+    """
+    terms = core.numel() // 2
+    each = (2 / channels / terms) ** (0.5 / len(parameters))
+    for parameter in parameters:
+        nn.init.normal_(parameter, 0.0, each * 0.5**0.5)
+
+
+def contract(modes: Tensor, factor_in: Tensor, weight: Tensor, factor_out: Tensor) -> Tensor:
+    """Coefficients ``[mode, batch, in]`` through ``[in, rank in]``, one matrix per mode, and ``[rank out, out]``."""
+    reduced = torch.mm(modes.flatten(0, 1), factor_in).view(*modes.shape[:2], -1)
+    mixed = torch.bmm(reduced, weight)
+    return torch.mm(mixed.flatten(0, 1), factor_out).view(*modes.shape[:2], -1)
 
 
 class TuckerSpectralConv2d(nn.Module):
@@ -42,29 +82,55 @@ class TuckerSpectralConv2d(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Normal numbers whose product has the variance of the dense weight, 2 / (in + out): an entry of the product is a
-        sum of as many terms as the core has entries, each a product of five factors of equal standard deviation."""
-        fan = self.factor_in.shape[0] + self.factor_out.shape[1]
-        terms = self.core.numel() // 2
-        each = (2 / fan / terms) ** 0.1  # (variance of a term) ** (1/5), and its root
-        for parameter in self.parameters():
-            nn.init.normal_(parameter, 0.0, each * 0.5**0.5)
+        """See :func:`initialise`."""
+        initialise(list(self.parameters()), self.core, self.factor_in.shape[0] + self.factor_out.shape[1])
 
     def weight_of_ranks(self) -> Tensor:
         """Core with both mode factors multiplied in: complex64 ``[kept_width * kept_height, rank_in, rank_out]``."""
-        core = as_complex(self.core)
-        rank_width, rank_height, rank_in, rank_out = core.shape
-        kept_width, kept_height = self.kept
-        over_height = torch.bmm(as_complex(self.factor_height).expand(rank_width, -1, -1), core.view(rank_width, rank_height, -1))
-        over_both = torch.mm(as_complex(self.factor_width), over_height.view(rank_width, -1))
-        return over_both.view(kept_width * kept_height, rank_in, rank_out)
+        return over_modes(as_complex(self.core), [as_complex(self.factor_width), as_complex(self.factor_height)])
 
     def forward(self, field: Tensor, base: Tensor) -> Tensor:
         """``base`` plus the convolution of ``field``: ``[width, height, batch, in] -> [width, height, batch, out]``."""
         with full_precision(field.device):
             basis = transform(field.shape[0], field.shape[1], *self.kept, "forward", field.device)
             modes = analyse(field.float(), basis)
-            reduced = torch.mm(modes.flatten(0, 1), as_complex(self.factor_in)).view(*modes.shape[:2], -1)
-            mixed = torch.bmm(reduced, self.weight_of_ranks())
-            product = torch.mm(mixed.flatten(0, 1), as_complex(self.factor_out)).view(*modes.shape[:2], -1)
+            product = contract(modes, as_complex(self.factor_in), self.weight_of_ranks(), as_complex(self.factor_out))
             return synthesise(product, basis, base.float()).to(base.dtype)
+
+
+class TuckerSpectralConv3d(nn.Module):
+    """As :class:`models.layers.spectral3d.SpectralConv3d`, its weight tensor (width mode, height mode, frequency, in, out)
+    being a core multiplied by one factor per dimension.
+
+    Real parameters: ``2 (r_w r_h r_t r_in r_out + K r_w + M r_h + F r_t + in r_in + out r_out)``.
+
+    Args:
+        ranks: of width, height, time, input and output channels.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, modes: tuple[int, int, int], ranks: tuple[int, int, int, int, int]
+    ) -> None:
+        super().__init__()
+        self.spectrum = SpectralTransform3d(*modes)
+        self.core = nn.Parameter(torch.empty(*ranks, 2))
+        kept = self.spectrum.kept
+        self.factor_width = nn.Parameter(torch.empty(kept[0], ranks[0], 2))
+        self.factor_height = nn.Parameter(torch.empty(kept[1], ranks[1], 2))
+        self.factor_time = nn.Parameter(torch.empty(kept[2], ranks[2], 2))
+        self.factor_in = nn.Parameter(torch.empty(in_channels, ranks[3], 2))
+        self.factor_out = nn.Parameter(torch.empty(ranks[4], out_channels, 2))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """See :func:`initialise`."""
+        initialise(list(self.parameters()), self.core, self.factor_in.shape[0] + self.factor_out.shape[1])
+
+    def forward(self, field: Tensor, base: Tensor) -> Tensor:
+        """``base`` plus the convolution of ``field``; see :class:`models.layers.spectral3d.SpectralConv3d`."""
+        with full_precision(field.device):
+            modes, place = self.spectrum.analyse(field.float(), frames=base.shape[2])
+            factors = [as_complex(f) for f in (self.factor_width, self.factor_height, self.factor_time[place])]
+            weight = over_modes(as_complex(self.core), factors)
+            product = contract(modes, as_complex(self.factor_in), weight, as_complex(self.factor_out))
+            return self.spectrum.synthesise(product, base.float()).to(base.dtype)

@@ -21,7 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.dlwp.backbones import build
-from models.dlwp.config import FourCastNet, model_preset
+from models.dlwp.config import model_preset
+from models.dlwp.fields import Fields
+from models.dlwp.shapes import FourCastNet
 from tests.peers import neuraloperator_peer
 
 CASES = {
@@ -30,14 +32,14 @@ CASES = {
     + [("fourcastnet", size) for size in ("5k", "20k", "50k")],
     "paper": [(variant, size) for variant in ("fno2d", "tfno2d", "fourcastnet") for size in ("50k", "500k", "2M")],
 }
-RESOLUTION = {"small": 32, "paper": 64}
+FIELDS = {"small": Fields.torus(32, 4), "paper": Fields.torus(64, 10)}
 BATCH = 4
 
 
 class TransformerPeer(nn.Module):
     """Patches, a stack of BERT layers, a head per patch."""
 
-    def __init__(self, model: FourCastNet) -> None:
+    def __init__(self, model: FourCastNet, context: int) -> None:
         super().__init__()
         from transformers import BertConfig
         from transformers.models.bert.modeling_bert import BertLayer
@@ -50,10 +52,10 @@ class TransformerPeer(nn.Module):
             attention_probs_dropout_prob=0.0,
             attn_implementation="sdpa",
         )
-        self.embed = nn.Conv2d(model.context, model.embed, model.patch, model.patch)
+        self.embed = nn.Conv2d(context, model.embed, model.patch_height, model.patch_height)
         self.layers = nn.ModuleList(BertLayer(config) for _ in range(model.layers))
-        self.head = nn.Linear(model.embed, model.patch**2)
-        self.patch = model.patch
+        self.head = nn.Linear(model.embed, model.patch_height**2)
+        self.patch = model.patch_height
 
     def forward(self, frames: Tensor) -> Tensor:
         tokens = self.embed(frames).flatten(2).transpose(1, 2)
@@ -90,9 +92,13 @@ def compare(variant: str, size: str, scale: str, rounds: int) -> dict[str, Any]:
     """One case: our seconds, the peer's, parameters of both."""
     torch.manual_seed(0)
     model = model_preset(variant, size, scale)
-    ours = build(model)
-    peer = TransformerPeer(model) if isinstance(model, FourCastNet) else neuraloperator_peer(model)
-    frames = torch.randn(BATCH, model.context, RESOLUTION[scale], RESOLUTION[scale], requires_grad=True)
+    fields = FIELDS[scale]
+    ours = build(model, fields)
+    if isinstance(model, FourCastNet):
+        peer: nn.Module = TransformerPeer(model, fields.inputs)
+    else:
+        peer = neuraloperator_peer(model, fields.inputs)
+    frames = torch.randn(BATCH, fields.inputs, fields.height, fields.width, requires_grad=True)
     own_s, peer_s = interleaved(step_of(ours, frames), step_of(peer, frames), rounds)
     counts = [sum(p.numel() * (2 if p.is_complex() else 1) for p in module.parameters()) for module in (ours, peer)]
     return {"own_s": own_s, "peer_s": peer_s, "ratio": own_s / peer_s, "params": counts[0], "peer_params": counts[1]}

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from models.layers.afno import AFNOBlock, FourierMixer
-from models.layers.circular import CircularConvs, wrap
+from models.layers.boundary import Boundary
+from models.layers.grid_convs import GridConvs, wrap
 from models.layers.pointwise import PointwisePerceptron, _Perceptron
 from models.layers.precision import full_precision
 from models.layers.spectral import SpectralConv2d, analyse, synthesise, transform
@@ -222,15 +223,17 @@ def test_wrap_is_circular_padding(halo: int) -> None:
 
 @pytest.mark.parametrize("size", [1, 2, 8])
 @pytest.mark.parametrize("activate_last", [False, True])
-def test_convolution_chain_is_torchs_circular_convolution(size: int, activate_last: bool) -> None:
+@pytest.mark.parametrize("boundary", [Boundary.TORUS, Boundary.CYLINDER])
+def test_convolution_chain_is_one_convolution_after_another(size: int, activate_last: bool, boundary: Boundary) -> None:
     torch.manual_seed(0)
-    chain = CircularConvs([2, 3, 4, 2], activation="tanh", activate_last=activate_last)
+    chain = GridConvs([2, 3, 4, 2], boundary=boundary, activation="tanh", activate_last=activate_last)
     field = torch.randn(2, 2, size, size)
     expected = field
     for index, conv in enumerate(chain.convs):
         # As torch's padding_mode="circular", but for grids smaller than the halo too: indices taken modulo the size.
         around = torch.arange(-1, size + 1) % size
-        expected = F.conv2d(expected[:, :, around][:, :, :, around], conv.weight, conv.bias)
+        rows = expected[:, :, around] if boundary is Boundary.TORUS else F.pad(expected, (0, 0, 1, 1))
+        expected = F.conv2d(rows[:, :, :, around], conv.weight, conv.bias)
         if index < 2 or activate_last:
             expected = torch.tanh(expected)
     torch.testing.assert_close(chain(field), expected)

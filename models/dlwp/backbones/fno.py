@@ -12,7 +12,8 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.dlwp.config import FNO2D, TFNO2D
+from models.dlwp.fields import Fields
+from models.dlwp.shapes import FNO2D, TFNO2D
 from models.layers.pointwise import PointwisePerceptron
 from models.layers.spectral import SpectralConv2d
 from models.layers.tucker import TuckerSpectralConv2d
@@ -41,15 +42,15 @@ class FourierBlock(nn.Module):
 
 
 class FourierOperator(nn.Module):
-    """Context frames to the next frame: ``[batch, context, height, width] -> [batch, 1, height, width]``."""
+    """Context frames to the next frame: ``[batch, inputs, height, width] -> [batch, outputs, height, width]``."""
 
     residual = False
 
-    def __init__(self, model: FNO2D | TFNO2D, spectral: Callable[[], nn.Module]) -> None:
+    def __init__(self, model: FNO2D | TFNO2D, fields: Fields, spectral: Callable[[], nn.Module]) -> None:
         super().__init__()
-        self.lift = PointwisePerceptron(model.context, model.lifting, model.width)
+        self.lift = PointwisePerceptron(fields.inputs, model.lifting, model.width)
         self.blocks = nn.ModuleList(FourierBlock(model.width, spectral()) for _ in range(model.layers))
-        self.project = PointwisePerceptron(model.width, model.projection, 1)
+        self.project = PointwisePerceptron(model.width, model.projection, fields.outputs)
 
     def forward(self, frames: Tensor) -> Tensor:
         """Predict; the grid may have any size that holds the modes."""
@@ -61,15 +62,16 @@ class FourierOperator(nn.Module):
         return out.permute(3, 0, 2, 1)
 
 
-def fno2d(model: FNO2D) -> FourierOperator:
+def fno2d(model: FNO2D, fields: Fields) -> FourierOperator:
     """Dense spectral weights."""
-    return FourierOperator(model, lambda: SpectralConv2d(model.width, model.width, model.modes_height, model.modes_width))
+    return FourierOperator(model, fields, lambda: SpectralConv2d(model.width, model.width, model.modes_height, model.modes_width))
 
 
-def tfno2d(model: TFNO2D) -> FourierOperator:
+def tfno2d(model: TFNO2D, fields: Fields) -> FourierOperator:
     """Tucker-factorised spectral weights."""
     return FourierOperator(
         model,
+        fields,
         lambda: TuckerSpectralConv2d(
             model.width,
             model.width,

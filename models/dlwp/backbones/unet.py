@@ -1,4 +1,4 @@
-"""U-Net with circular padding and without normalisation (Ronneberger et al. 2015, on a torus). Residual."""
+"""U-Net without normalisation (Ronneberger et al. 2015) on a torus, a cylinder or the faces of a sphere. Residual."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.dlwp.config import UNet
-from models.layers.circular import CircularConvs
+from models.dlwp.fields import Fields
+from models.dlwp.shapes import UNet
+from models.layers.grid_convs import GridConvs
 
 
-class CircularUNet(nn.Module):
-    """Context frames to the increment of the next frame: ``[batch, context, height, width] -> [batch, 1, height, width]``.
+class GridUNet(nn.Module):
+    """Context frames to the increment of the next frame: ``[batch, inputs, height, width] -> [batch, outputs, height,
+    width]``.
 
     Every level has two 3x3 convolutions with ReLU on the way down and two on the way up; the lowest has one and one. Average
     pooling down, transposed 2x2 convolution up, concatenated skips, 1x1 output. Height and width must be multiples of
@@ -20,19 +22,19 @@ class CircularUNet(nn.Module):
 
     residual = True
 
-    def __init__(self, model: UNet) -> None:
+    def __init__(self, model: UNet, fields: Fields) -> None:
         super().__init__()
         widths = list(model.channels)
-        above = [model.context, *widths[:-2]]
+        above = [fields.inputs, *widths[:-2]]
 
-        def convs(*channels: int) -> CircularConvs:
-            return CircularConvs(list(channels), activation="relu", activate_last=True)
+        def convs(*channels: int) -> GridConvs:
+            return GridConvs(list(channels), boundary=fields.boundary, activation="relu", activate_last=True)
 
         self.down = nn.ModuleList(convs(i, o, o) for i, o in zip(above, widths[:-1], strict=True))
         self.bottom = convs(widths[-2], widths[-1], widths[-1])
         self.lift = nn.ModuleList(nn.ConvTranspose2d(widths[i + 1], widths[i], 2, stride=2) for i in range(len(widths) - 1))
         self.up = nn.ModuleList(convs(2 * o, o, o) for o in widths[:-1])
-        self.out = nn.Conv2d(widths[0], 1, 1)
+        self.out = nn.Conv2d(widths[0], fields.outputs, 1)
 
     def forward(self, frames: Tensor) -> Tensor:
         """Predict; any grid whose sides are multiples of ``2 ** (levels - 1)``."""

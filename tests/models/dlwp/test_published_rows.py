@@ -72,4 +72,4 @@ def test_notes() -> None:
 
 def test_variants_of_the_catalogue_have_rows() -> None:
     published = {row["variant"] for row in ROWS if row["experiment"] == "exp1"}
-    assert {variant.name for variant in CATALOGUE.variants} - published <= {"tfno2d"}
+    assert {variant.name for variant in CATALOGUE.variants} - published <= {"tfno2d", "meshgraphnet"}  # both are ours

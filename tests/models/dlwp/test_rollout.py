@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from models.dlwp.backbones import build
 from models.dlwp.backbones.baselines import climatology, persistence
-from models.dlwp.config import ConvLSTM
+from models.dlwp.fields import Fields
 from models.dlwp.metrics import root_mean, scores, squared_error
 from models.dlwp.rollout import Rollout
+from models.dlwp.shapes import ConvLSTM
 
 
 class AddOne(nn.Module):
@@ -94,7 +95,7 @@ def test_with_full_teacher_forcing_outputs_are_one_step_predictions() -> None:
 
 def test_recurrent_rollout_equals_one_frame_at_a_time() -> None:
     torch.manual_seed(0)
-    backbone = build(ConvLSTM(hidden=3, layers=2))
+    backbone = build(ConvLSTM(hidden=3, layers=2), Fields.torus(6, 3))
     frames = torch.randn(2, 7, 1, 6, 6)
     outputs = Rollout(backbone, context=3, teacher_forcing=3)(frames)
     state, fed, expected = None, frames[:, 0], []
@@ -109,7 +110,7 @@ def test_recurrent_rollout_equals_one_frame_at_a_time() -> None:
 def test_gradients_flow_through_closed_loop_outputs(recurrent: bool) -> None:
     """Output TF-1 is the first that is fed back: the loss of the last output alone must depend on it."""
     torch.manual_seed(0)
-    backbone = build(ConvLSTM(hidden=2, layers=1)) if recurrent else nn.Conv2d(2, 1, 1)
+    backbone = build(ConvLSTM(hidden=2, layers=1), Fields.torus(4, 2)) if recurrent else nn.Conv2d(2, 1, 1)
     made: list[Tensor] = []
 
     def keep(_module: nn.Module, _inputs: object, output: Tensor | tuple[Tensor, object]) -> None:

@@ -246,11 +246,19 @@ def test_every_recipe_fits_every_model(scale: str) -> None:
         ("unet", "data.resolution", 24),
         ("unet", "model.channels", [4, -4]),
         ("unet", "model.channels", [4]),
-        ("unet", "model.context", 3),
         ("convlstm", "model.hidden", 0),
-        ("fourcastnet", "model.patch", 3),
+        ("fourcastnet", "model.patch_height", 3),
         ("fourcastnet", "model.blocks", 5),
-        ("fourcastnet", "data.resolution", 32),
+        ("fno3d", "model.modes_time", 0),
+        ("fno3d", "model.modes_height", 18),
+        ("swin", "model.heads", [2, 2]),
+        ("swin", "model.heads", [4]),
+        ("swin", "model.patch", 3),
+        ("swin", "model.window", 3),
+        ("swin", "model.drop_path", 1.0),
+        ("meshgraphnet", "model.graph", "gird"),
+        ("meshgraphnet", "model.activation", "tanhh"),
+        ("ms_meshgraphnet", "data.resolution", 15),
     ],
 )
 def test_impossible_points_are_refused_by_key(variant: str, key: str, value: Any) -> None:
@@ -259,11 +267,11 @@ def test_impossible_points_are_refused_by_key(variant: str, key: str, value: Any
     changed = dataclasses.replace(point, **{section: dataclasses.replace(getattr(point, section), **{leaf: value})})
     with pytest.raises(ConfigError) as caught:
         config.check(changed)
-    named = {"data.resolution": {"data.resolution", "model.resolution"}, "data.source": {"data.source", "data.path"}}
+    named = {"data.resolution": {"data.resolution", "model.graph"}, "data.source": {"data.source", "data.path"}}
     assert caught.value.where in named.get(key, {key})
 
 
-@pytest.mark.parametrize("words", [("fno3d", "5k", "small"), ("fno2d", "3k", "small"), ("fno2d", "5k", "large")])
+@pytest.mark.parametrize("words", [("fno4d", "5k", "small"), ("fno2d", "3k", "small"), ("fno2d", "5k", "large")])
 def test_unknown_names_are_refused(words: tuple[str, str, str]) -> None:
     with pytest.raises(ConfigError):
         model_preset(*words)

@@ -1,0 +1,31 @@
+"""What a backbone is applied to: how many channels go in and come out, on which grid, and what lies beyond its borders."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from models.layers.boundary import Boundary
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fields:
+    """Shapes around a backbone.
+
+    Attributes:
+        inputs: channels that go in, all frames of the context together.
+        frame_inputs: channels of one frame, which is what a recurrent backbone takes.
+        outputs: channels that come out.
+        height, width: grid points; of one face on a HEALPix mesh.
+    """
+
+    inputs: int
+    frame_inputs: int
+    outputs: int
+    height: int
+    width: int
+    boundary: Boundary = Boundary.TORUS
+
+    @classmethod
+    def torus(cls, resolution: int, context: int) -> Fields:
+        """Scalar frames on a square doubly periodic grid, the Navier-Stokes experiment's."""
+        return cls(inputs=context, frame_inputs=1, outputs=1, height=resolution, width=resolution)
