@@ -90,8 +90,9 @@ def _check_swin(model: Swin, sides: dict[str, int]) -> None:
                 f"patches of {model.patch} points and {len(model.depths)} stages do not tile a {side} of {points} points",
             )
         for stage in range(len(model.depths)):
-            if model.window and (tokens >> stage) % model.window:
-                refuse("model.window", f"windows of {model.window} tokens do not tile {tokens >> stage} tokens of stage {stage}")
+            window = model.window >> stage * model.window_halves
+            if model.window and (window < 1 or (tokens >> stage) % window):
+                refuse("model.window", f"windows of {window} tokens do not tile {tokens >> stage} tokens of stage {stage}")
 
 
 def _check_graph(model: MeshGraphNet, fields: Fields) -> None:

@@ -16,6 +16,9 @@ class Fields:
         frame_inputs: channels of one frame, which is what a recurrent backbone takes.
         outputs: channels that come out.
         height, width: grid points; of one face on a HEALPix mesh.
+        boundary: what lies beyond the borders.
+        latitudes_deg: of the rows, ascending; empty on a plane.
+        zero_output: the last layer starts at zero, and a residual model at persistence.
     """
 
     inputs: int
@@ -24,6 +27,8 @@ class Fields:
     height: int
     width: int
     boundary: Boundary = Boundary.TORUS
+    latitudes_deg: tuple[float, ...] = ()
+    zero_output: bool = False
 
     @classmethod
     def torus(cls, resolution: int, context: int) -> Fields:

@@ -94,6 +94,7 @@ class Swin:
     heads: list[int] = field(default_factory=lambda: [4, 4])
     patch: int = 2  # grid points per side
     window: int = 0  # tokens per side; 0: the whole map of the stage (published)
+    window_halves: bool = False  # from stage to stage, as the map does
     mlp_ratio: int = 4
     drop_path: float = 0.0  # of the last block, rising from 0 at the first; published: 0.2
     masked_wrap: bool = False  # published: True; shifted windows do not attend across periodic borders
@@ -108,3 +109,37 @@ class MeshGraphNet:
     encoder: int = 32  # hidden width of encoders and decoder
     graph: str = "grid"  # grid | multiscale | delaunay
     activation: str = "relu"  # relu | silu
+
+
+@dataclass
+class SFNO:
+    """Spherical Fourier neural operator."""
+
+    embed: int = 32
+    layers: int = 4
+    mlp_ratio: int = 2
+    degrees: int = 0  # of spherical harmonics; 0: as many as rows of latitude
+
+
+@dataclass
+class Pangu:
+    """Windowed transformer with biases that depend on latitude; depths 2, 6, 6, 2."""
+
+    embed: int = 24
+    heads: list[int] = field(default_factory=lambda: [2, 4, 4, 2])  # of the four layers
+    patch: int = 1  # grid points per side
+    window_height: int = 6  # tokens
+    window_width: int = 12
+    mlp_ratio: int = 4
+    drop_path: float = 0.2
+    published_shift: bool = False  # published: True; shifted windows end up three columns further east
+
+
+@dataclass
+class GraphCast:
+    """Message passing on an icosahedral mesh of several resolutions at once."""
+
+    hidden: int = 31
+    layers: int = 4  # of the processor
+    level: int = 3  # of the finest mesh: 10 * 4^level + 2 nodes
+    published_grid: bool = False  # published: True; rows on the poles and columns half a turn off

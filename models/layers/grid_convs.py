@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.layers.boundary import Boundary
+from models.layers.outputs import OutputConv2d
 
 #: What a convolution pads itself: zeros beyond the first and last latitude, at every convolution of a chain.
 _PADDING = {Boundary.TORUS: (0, 0), Boundary.CYLINDER: (1, 0), Boundary.HEALPIX: (0, 0)}
@@ -29,12 +30,19 @@ class GridConvs(nn.Module):
     """A chain of 3x3 convolutions with a pointwise activation between them (and after the last, if ``activate_last``).
 
     A periodic halo of the whole chain is copied once: a convolution of the wrapped field computes the halo of the next one.
+
+    Args:
+        zero_output: the last convolution starts at zero.
     """
 
-    def __init__(self, channels: list[int], *, boundary: Boundary, activation: str, activate_last: bool) -> None:
+    def __init__(
+        self, channels: list[int], *, boundary: Boundary, activation: str, activate_last: bool, zero_output: bool = False
+    ) -> None:
         super().__init__()
+        last = len(channels) - 2
         self.convs = nn.ModuleList(
-            nn.Conv2d(i, o, 3, padding=_PADDING[boundary]) for i, o in zip(channels[:-1], channels[1:], strict=True)
+            OutputConv2d(enter, leave, 3, _PADDING[boundary], zero=zero_output and index == last)
+            for index, (enter, leave) in enumerate(zip(channels[:-1], channels[1:], strict=True))
         )
         self.boundary = boundary
         self.activation = getattr(torch, activation)

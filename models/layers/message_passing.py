@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from models.layers.outputs import OutputLinear
+
 
 @dataclass(frozen=True, eq=False)
 class Edges:
@@ -72,10 +74,19 @@ class Perceptron(nn.Module):
 
     Args:
         parts: widths of what the first layer takes, which need not be concatenated.
+        zero_output: the last layer starts at zero.
     """
 
     def __init__(
-        self, parts: list[int], hidden: int, out_channels: int, *, layers: int = 2, activation: str = "relu", norm: bool = True
+        self,
+        parts: list[int],
+        hidden: int,
+        out_channels: int,
+        *,
+        layers: int = 2,
+        activation: str = "relu",
+        norm: bool = True,
+        zero_output: bool = False,
     ) -> None:
         super().__init__()
         self.parts = parts
@@ -86,7 +97,7 @@ class Perceptron(nn.Module):
         nn.init.uniform_(self.weight, -bound, bound)
         nn.init.uniform_(self.bias, -bound, bound)
         self.hidden = nn.ModuleList(nn.Linear(hidden, hidden) for _ in range(layers - 1))
-        self.last = nn.Linear(hidden, out_channels)
+        self.last = OutputLinear(hidden, out_channels, zero=zero_output)
         self.norm = nn.LayerNorm(out_channels) if norm else None
         self.activation = getattr(F, activation)
 

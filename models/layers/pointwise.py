@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from models.layers.outputs import zero_
 from models.layers.precision import autocasting
 
 #: A hidden map of more elements than this (4 MiB of float32) is recomputed in backward instead of kept.
@@ -18,7 +19,15 @@ CHUNK_ELEMENTS = 1 << 18
 
 
 class TruncatedLinear(nn.Linear):
-    """Linear layer with the transformers' initialisation: weights normal (0.02, cut at two units), biases zero."""
+    """Linear layer with the transformers' initialisation: weights normal (0.02, cut at two units), biases zero.
+
+    Args:
+        zero: all zero instead.
+    """
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True, *, zero: bool = False) -> None:
+        super().__init__(in_features, out_features, bias)
+        zero_(self, zero)
 
     def reset_parameters(self) -> None:
         """Called by the constructor, so that it also holds where parameters are sharded as soon as they are made."""
@@ -65,9 +74,12 @@ class PointwisePerceptron(nn.Module):
     """Linear, GELU, linear at each grid point; channels first, so that every product has long contiguous rows.
 
     Parameters: ``(in + 1) hidden + (hidden + 1) out``.
+
+    Args:
+        zero_output: the second layer starts at zero.
     """
 
-    def __init__(self, in_channels: int, hidden: int, out_channels: int) -> None:
+    def __init__(self, in_channels: int, hidden: int, out_channels: int, *, zero_output: bool = False) -> None:
         super().__init__()
         self.hidden = hidden
         # Held by this module itself: all four are used together in one forward.
@@ -76,6 +88,9 @@ class PointwisePerceptron(nn.Module):
         self.weight2 = nn.Parameter(torch.empty(out_channels, hidden))
         self.bias2 = nn.Parameter(torch.empty(out_channels))
         self.reset_parameters()
+        if zero_output:
+            nn.init.zeros_(self.weight2)
+            nn.init.zeros_(self.bias2)
 
     def reset_parameters(self) -> None:
         """As ``nn.Linear``: uniform within 1 / sqrt(inputs)."""

@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from models.dlwp.fields import Fields
-from models.dlwp.shapes import FNO2D, FNO3D, TFNO2D, ConvLSTM, FourCastNet, MeshGraphNet, Swin, UNet
+from models.dlwp.shapes import FNO2D, FNO3D, SFNO, TFNO2D, ConvLSTM, FourCastNet, GraphCast, MeshGraphNet, Pangu, Swin, UNet
 
 
 def build(model: Any, fields: Fields) -> nn.Module:
@@ -55,4 +55,16 @@ def build(model: Any, fields: Fields) -> nn.Module:
             from models.dlwp.backbones.meshgraphnet import GridMeshGraphNet
 
             return GridMeshGraphNet(model, fields)
+        case SFNO():
+            from models.dlwp.backbones.sfno import SphericalOperator
+
+            return SphericalOperator(model, fields)
+        case Pangu():
+            from models.dlwp.backbones.pangu import PanguWeather
+
+            return PanguWeather(model, fields)
+        case GraphCast():
+            from models.dlwp.backbones.graphcast import MeshGraphCast
+
+            return MeshGraphCast(model, fields)
     raise TypeError(f"no backbone is configured by {type(model).__name__}")

@@ -77,12 +77,18 @@ class RecurrentConvLSTM(nn.Module):
         super().__init__()
         h = model.hidden
 
-        def convs(*channels: int) -> GridConvs:
-            return GridConvs(list(channels), boundary=fields.boundary, activation="tanh", activate_last=False)
+        def convs(*channels: int, zero_output: bool = False) -> GridConvs:
+            return GridConvs(
+                list(channels),
+                boundary=fields.boundary,
+                activation="tanh",
+                activate_last=False,
+                zero_output=zero_output,
+            )
 
         self.encoder = convs(fields.frame_inputs, h, h, h)
         self.cells = nn.ModuleList(ConvLSTMCell(h, fields.boundary) for _ in range(model.layers))
-        self.decoder = convs(h, fields.outputs)
+        self.decoder = convs(h, fields.outputs, zero_output=fields.zero_output)
 
     def forward(self, frames: Tensor, states: list[State] | None) -> tuple[Tensor, list[State]]:
         """Advance over a sequence of known frames.

@@ -50,7 +50,7 @@ class FourierOperator(nn.Module):
         super().__init__()
         self.lift = PointwisePerceptron(fields.inputs, model.lifting, model.width)
         self.blocks = nn.ModuleList(FourierBlock(model.width, spectral()) for _ in range(model.layers))
-        self.project = PointwisePerceptron(model.width, model.projection, fields.outputs)
+        self.project = PointwisePerceptron(model.width, model.projection, fields.outputs, zero_output=fields.zero_output)
 
     def forward(self, frames: Tensor) -> Tensor:
         """Predict; the grid may have any size that holds the modes."""

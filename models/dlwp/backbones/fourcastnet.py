@@ -41,7 +41,7 @@ class AFNO(nn.Module):
             for _ in range(model.layers)
         )
         self.final_norm = nn.LayerNorm(model.embed).requires_grad_(False)
-        self.head = TruncatedLinear(model.embed, fields.outputs * points, bias=False)
+        self.head = TruncatedLinear(model.embed, fields.outputs * points, bias=False, zero=fields.zero_output)
 
     def forward(self, frames: Tensor) -> Tensor:
         """Predict on the grid the positional embedding was made for."""

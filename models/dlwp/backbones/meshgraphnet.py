@@ -24,15 +24,17 @@ class GridMeshGraphNet(nn.Module):
         edges = grid_edges(fields, model.graph)
         self.edges = EdgeTensors(edges)
 
-        def perceptron(enter: int, leave: int, *, norm: bool = True) -> Perceptron:
-            return Perceptron([enter], model.encoder, leave, activation=model.activation, norm=norm)
+        def encoder(features: int) -> Perceptron:
+            return Perceptron([features], model.encoder, model.hidden, activation=model.activation)
 
-        self.edge_encoder = perceptron(edges.features.shape[1], model.hidden)
-        self.node_encoder = perceptron(fields.inputs, model.hidden)
+        self.edge_encoder = encoder(edges.features.shape[1])
+        self.node_encoder = encoder(fields.inputs)
         self.blocks = nn.ModuleList(
             MessageBlock(model.hidden, self.edges, activation=model.activation) for _ in range(model.blocks)
         )
-        self.decoder = perceptron(model.hidden, fields.outputs, norm=False)
+        self.decoder = Perceptron(
+            [model.hidden], model.encoder, fields.outputs, activation=model.activation, norm=False, zero_output=fields.zero_output
+        )
 
     def forward(self, frames: Tensor) -> Tensor:
         """Predict."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from models.dlwp.fields import Fields
 from models.dlwp.shapes import Swin
 from models.layers.boundary import Boundary
+from models.layers.outputs import OutputConv2d
 from models.layers.pointwise import TruncatedLinear
 from models.layers.window_attention import WindowAttention
 
@@ -36,7 +37,7 @@ class DropPath(nn.Module):
 class SwinBlock(nn.Module):
     """Norm, window attention, skip; norm, perceptron, skip."""
 
-    def __init__(self, channels: int, mlp_ratio: int, attention: WindowAttention, drop_path: float) -> None:
+    def __init__(self, channels: int, mlp_ratio: int, attention: nn.Module, drop_path: float) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(channels)
         self.attention = attention
@@ -96,7 +97,7 @@ class SwinTransformer(nn.Module):
             enter = widths[stage] * (1 if stage == stages - 1 else 2)
             leave, factor = (widths[0], model.patch) if stage == 0 else (widths[stage - 1], 2)
             self.decoder.append(nn.ConvTranspose2d(enter, leave, factor, stride=factor))
-        self.out = nn.Conv2d(model.embed, fields.outputs, 1)
+        self.out = OutputConv2d(model.embed, fields.outputs, 1, zero=fields.zero_output)
 
     def forward(self, frames: Tensor) -> Tensor:
         """Predict on the grid the windows were made for."""
@@ -116,7 +117,7 @@ class SwinTransformer(nn.Module):
 
 def _attention(model: Swin, fields: Fields, channels: int, heads: int, stage: int, *, shifted: bool) -> WindowAttention:
     rows, columns = (side // model.patch >> stage for side in (fields.height, fields.width))
-    window = (model.window, model.window) if model.window else (rows, columns)
+    window = (model.window >> stage * model.window_halves,) * 2 if model.window else (rows, columns)
     shift = (window[0] // 2, window[1] // 2) if shifted else (0, 0)
     masked = fields.boundary is not Boundary.TORUS or model.masked_wrap, model.masked_wrap
     return WindowAttention(channels, heads, window, shift=shift, masked=masked)

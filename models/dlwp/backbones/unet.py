@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from models.dlwp.fields import Fields
 from models.dlwp.shapes import UNet
 from models.layers.grid_convs import GridConvs
+from models.layers.outputs import OutputConv2d
 
 
 class GridUNet(nn.Module):
@@ -34,7 +35,7 @@ class GridUNet(nn.Module):
         self.bottom = convs(widths[-2], widths[-1], widths[-1])
         self.lift = nn.ModuleList(nn.ConvTranspose2d(widths[i + 1], widths[i], 2, stride=2) for i in range(len(widths) - 1))
         self.up = nn.ModuleList(convs(2 * o, o, o) for o in widths[:-1])
-        self.out = nn.Conv2d(widths[0], fields.outputs, 1)
+        self.out = OutputConv2d(widths[0], fields.outputs, 1, zero=fields.zero_output)
 
     def forward(self, frames: Tensor) -> Tensor:
         """Predict; any grid whose sides are multiples of ``2 ** (levels - 1)``."""
