@@ -1,5 +1,6 @@
-"""Finds systems: every package under ``models`` with a ``config.py``, entry points in the group ``tenfold.systems``, and packages
-named in ``TENFOLD_SYSTEMS`` (``name=package,name=package``), to try one without installing it.
+"""Finds systems: every package under ``models`` with a ``config.py`` (a sub-package with one of its own is a further experiment
+of the same work: ``dlwp_weather`` is ``models.dlwp.weather``), entry points in the group ``tenfold.systems``, and packages named
+in ``TENFOLD_SYSTEMS`` (``name=package,name=package``), to try one without installing it.
 
 ``config`` is cheap (no torch) and serves composing, listing and ``--help``; ``system`` imports torch.
 """
@@ -26,7 +27,10 @@ def packages() -> dict[str, str]:
     """System name to package name. In-tree packages are found by looking; others register an entry point whose value is
     the package (``aurora = "my_package.aurora"``)."""
     here = Path(__file__).parent
-    found = {path.parent.name: f"models.{path.parent.name}" for path in sorted(here.glob("*/config.py"))}
+    found = {}
+    for path in sorted([*here.glob("*/config.py"), *here.glob("*/*/config.py")]):
+        parts = path.parent.relative_to(here).parts
+        found["_".join(parts)] = ".".join(("models", *parts))
     for entry in importlib.metadata.entry_points(group="tenfold.systems"):
         if entry.name in found:
             raise ConfigError(f"two systems are called '{entry.name}'", where=f"entry point {entry.value}")

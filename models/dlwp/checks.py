@@ -9,7 +9,7 @@ from models.dlwp.shapes import FNO2D, FNO3D, FourCastNet, MeshGraphNet, Swin, UN
 from results.errors import ConfigError, near_matches
 
 #: Numbers that may be zero.
-_FROM_ZERO = ("shrink", "window", "drop_path")
+_FROM_ZERO = ("shrink", "window", "drop_path", "degrees", "level")
 GRAPHS = ("grid", "multiscale", "delaunay")
 ACTIVATIONS = ("relu", "silu")
 

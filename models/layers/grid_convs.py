@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.layers.boundary import Boundary
+from models.layers.healpix import FACES, pad_faces
 from models.layers.outputs import OutputConv2d
 
 #: What a convolution pads itself: zeros beyond the first and last latitude, at every convolution of a chain.
@@ -76,6 +77,4 @@ def _with_halo(field: Tensor, halo: int, boundary: Boundary) -> Tensor:
         return wrap(field, halo)
     if boundary is Boundary.CYLINDER:
         return wrap_width(field, halo)
-    from models.layers.healpix import pad_faces
-
-    return pad_faces(field, halo)
+    return pad_faces(field.unflatten(0, (-1, FACES)), halo).flatten(0, 1)

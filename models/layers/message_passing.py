@@ -112,8 +112,12 @@ class Perceptron(nn.Module):
         field = F.linear(inputs[0], weights[0], self.bias)
         for part, weight, rows in zip(inputs[1:], weights[1:], (senders, receivers), strict=False):
             product = F.linear(part, weight)
-            # What was gathered is ours to write to; the sum so far may still be without a batch.
-            field = field + product if rows is None else product.index_select(0, rows).add_(field)
+            if rows is None:
+                field = field + product
+                continue
+            gathered = product.index_select(0, rows)
+            # What was gathered is ours to write to, where it is not a row for all samples that meets one for each.
+            field = gathered.add_(field) if gathered.shape[1] >= field.shape[1] else gathered + field
         field = self.activation(field)
         for layer in self.hidden:
             field = self.activation(layer(field))

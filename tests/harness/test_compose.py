@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from harness.compose import Composer, expand, override_frozen
 from harness.experiment import Experiment
 from harness.study import adhoc_study, expand_study, study_names
-from models.dlwp.config import FNO2D, UNet
+from models.dlwp.shapes import FNO2D, UNet
 from results.errors import ConfigError, ResultError
 from results.store import read_json, write_json
 

@@ -1,0 +1,226 @@
+"""Evaluates a trained model, given weights or given forecasts over the test dates: scores by lead, winds of longer rollouts."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from models.dlwp.weather import forecast_store
+from models.dlwp.weather.config import HOURS_PER_FRAME, LEADS_HOURS, Data
+from models.dlwp.weather.forecasting import BLOCK_STEPS, Scene, climatology_at, forecast, perturbations
+from models.dlwp.weather.grid import latitude_weights
+from models.dlwp.weather.prepared import Prepared, prepared, test_scene
+from models.dlwp.weather.soundness import OUTLIER_Z500_RMSE, Soundness
+from models.dlwp.weather.verification import QUANTITIES, Verification, crps, rate, spectral_ratio
+from models.dlwp.weather.windows import forecast_starts, valid_times
+from models.system import Context, Outcome, Point
+from results.store import write_bytes
+
+#: Forecasts of one call of the model.
+EVAL_BATCH = 8
+#: Wavenumbers from here on are the small scales of the spectral ratio.
+SMALL_SCALES = 10
+#: Steps to three days, where ensembles are rated, and to five, where spectra are.
+THREE_DAYS, FIVE_DAYS = 12, 20
+#: What a long rollout is described by.
+_SOUND = ("u10_profile_rmse", "u10_trades_rmse", "u10_westerlies_rmse", "z500_drift")
+
+Starts = NDArray[np.int64]
+
+
+def evaluate(point: Point, model: nn.Module | None, context: Context) -> Outcome:
+    """Forecasts from the test dates, rated by lead; persistence and climatology on the same targets.
+
+    Args:
+        model: None to rate the forecasts of ``data.rate``.
+    """
+    data: Data = point.data
+    ready, scene = prepared(point), test_scene(point, context.device)
+    steps = 4 * data.forecast_days
+    stored = None
+    if model is None:
+        stored = forecast_store.ForecastStore(Path(str(data.rate)), scene.prognostic, scene.weather.grid)
+        steps = min(steps, stored.steps)
+    starts = forecast_starts(scene.weather, data, frames=steps + 1, wanted=data.forecasts)
+    found, extra, days_per_s = _rated(point, model, stored, scene, ready, starts, steps, context)
+    metrics, samples = _scores(found, acc_wb2=data.acc_wb2)
+    if extra is not None:
+        score, error, spread = extra.T
+        metrics["crps_z500_72h"] = float(score.mean())
+        metrics["spread_skill_z500_72h"] = float(np.sqrt(spread.mean() / error.mean()))
+        samples["crps_z500_72h"] = score.copy()
+    metrics["stable_days"] = _stable_days(found)
+    if model is not None:
+        metrics["rollout_days_per_s"] = days_per_s
+        if data.long_days:
+            metrics |= _long(data, model, scene, ready, context)
+        metrics |= _spectrum(data, model, scene)
+    if context.rank == 0:
+        _save_curves(context.artifacts, found)
+    return Outcome(metrics=metrics, samples=samples)
+
+
+def _rated(
+    point: Point,
+    model: nn.Module | None,
+    stored: forecast_store.ForecastStore | None,
+    scene: Scene,
+    ready: Prepared,
+    starts: Starts,
+    steps: int,
+    context: Context,
+) -> tuple[Verification, NDArray[np.float64] | None, float]:
+    """Scores of all dates, the ensemble's of each where there is one, and simulated days per second."""
+    data: Data = point.data
+    place = context.artifacts / "forecast.zarr" if data.keep_forecasts and model is not None else None
+    if place is not None and context.rank == 0:
+        forecast_store.create(place, scene.weather.times[starts], steps, scene.prognostic, scene.weather.grid)
+    context.all_gather(np.zeros(1))  # no rank writes before the store is there
+    area = torch.from_numpy(latitude_weights(scene.weather.latitudes)).unsqueeze(-1).to(context.device)
+    indices, weights = context.shard(len(starts))
+    rows, began = [], time.perf_counter()
+    for first in range(0, len(indices), EVAL_BATCH):
+        which = indices[first : first + EVAL_BATCH]
+        blocks = (
+            forecast(model, scene, starts[which], steps) if model is not None else _given(stored, scene, starts[which], steps)
+        )
+        rated = []
+        for before, block in blocks:
+            rated.append(_rate_block(scene, ready, starts[which], before, block, area))
+            if place is not None:
+                for date, values in zip(which, block.cpu().numpy(), strict=True):
+                    forecast_store.write(place, int(date), before, values, scene.prognostic)
+        scores = [torch.cat(rated, dim=1).cpu().numpy().reshape(len(which), -1)]
+        if data.ensemble > 1 and model is not None:
+            scores.append(_ensemble(data, model, scene, starts[which], area))
+        rows.append(np.concatenate(scores, axis=1))
+        context.progress("evaluate", first + len(which), len(indices))
+    days_per_s = len(indices) * steps / 4 / (time.perf_counter() - began)
+    everyone = context.all_gather(np.column_stack([indices.astype(np.float64), weights, np.concatenate(rows)]))
+    kept = everyone[everyone[:, 1] > 0]
+    kept = kept[np.argsort(kept[:, 0], kind="stable"), 2:]
+    size = steps * len(scene.prognostic) * len(QUANTITIES)
+    hours = [HOURS_PER_FRAME * (step + 1) for step in range(steps)]
+    values = kept[:, :size].reshape(len(kept), steps, len(scene.prognostic), len(QUANTITIES))
+    return Verification(values, scene.prognostic, hours), kept[:, size:] if kept.shape[1] > size else None, days_per_s
+
+
+def _rate_block(scene: Scene, ready: Prepared, starts: Starts, before: int, block: Tensor, area: Tensor) -> Tensor:
+    truth, climatology, first = [], [], []
+    for start in starts:
+        truth.append(scene.frames(int(start), before + 1, block.shape[1]))
+        times = valid_times(scene.weather, int(start), before + block.shape[1])[before:]
+        climatology.append(torch.from_numpy(climatology_at(times, ready.climatology, scene.prescribed)))
+        first.append(scene.frames(int(start), 0, 1)[0])
+    return rate(block, torch.stack(truth), torch.stack(first), torch.stack(climatology).to(block.device), area)
+
+
+def _given(stored: forecast_store.ForecastStore | None, scene: Scene, starts: Starts, steps: int) -> Iterator[tuple[int, Tensor]]:
+    """Given forecasts, as :func:`models.dlwp.weather.forecasting.forecast` yields its own."""
+    assert stored is not None
+    for before in range(0, steps, BLOCK_STEPS):
+        count = min(BLOCK_STEPS, steps - before)
+        blocks = [stored.read(scene.weather.times[start], before, count) for start in starts]
+        yield before, torch.from_numpy(np.stack(blocks)).to(scene.device)
+
+
+def _ensemble(data: Data, model: nn.Module, scene: Scene, starts: Starts, area: Tensor) -> NDArray[np.float64]:
+    """CRPS, squared error of the mean and variance of z500 at three days by date, ``[date, 3]``."""
+    shape = (len(scene.prognostic), *scene.weather.grid.shape)
+    members = []
+    for member in range(data.ensemble):
+        seeds = [int(start) * 1000 + member for start in starts]  # of the date, so that ranks do not matter
+        noise = torch.stack([perturbations(1, shape, data.perturbation, seed)[0] for seed in seeds])
+        members.append(_at(model, scene, starts, THREE_DAYS, "z500", noise.to(scene.device)))
+    truth = _truth_at(scene, starts, THREE_DAYS, "z500")
+    return torch.stack(crps(torch.stack(members), truth, area), dim=1).cpu().numpy()
+
+
+def _at(model: nn.Module, scene: Scene, starts: Starts, steps: int, channel: str, noise: Tensor | None = None) -> Tensor:
+    """One channel of forecasts at their last step, ``[date, lat, lon]``."""
+    for _, block in forecast(model, scene, starts, steps, noise=noise):
+        last = block[:, -1, scene.prognostic.index(channel)]
+    return last
+
+
+def _truth_at(scene: Scene, starts: Starts, steps: int, channel: str) -> Tensor:
+    return torch.stack([scene.frames(int(start), steps, 1)[0, scene.prognostic.index(channel)] for start in starts])
+
+
+def _long(data: Data, model: nn.Module, scene: Scene, ready: Prepared, context: Context) -> dict[str, float]:
+    """A longer rollout from a few dates, nothing of it kept: winds, drift, time to blow-up."""
+    steps = 4 * data.long_days
+    starts = forecast_starts(scene.weather, data, frames=steps + 1, wanted=data.long_forecasts, whole=False)
+    indices, weights = context.shard(len(starts))
+    z500, u10 = (scene.prognostic.index(name) for name in ("z500", "u10"))
+    rows = []
+    for start in starts[indices]:
+        sums = Soundness(scene.weather.latitudes)
+        for before, block in forecast(model, scene, np.array([start]), steps):
+            count = block.shape[1]
+            times = valid_times(scene.weather, int(start), before + count)[before:]
+            reference = torch.from_numpy(climatology_at(times, ready.climatology, scene.prescribed)[:, z500])
+            sums.add(block[0, :, z500], block[0, :, u10], reference)
+            if scene.has(int(start), before + 1, count):
+                sums.add_truth(scene.frames(int(start), before + 1, count)[:, u10])
+            context.progress("rollout", before + count, steps)
+        metrics = sums.metrics()
+        days = data.long_days if sums.broken_after is None else sums.broken_after / 4
+        rows.append([days, *(metrics.get(name, np.nan) for name in _SOUND)])
+    everyone = context.all_gather(np.column_stack([weights, np.array(rows)]))
+    kept = everyone[everyone[:, 0] > 0, 1:]
+    found = {"stable_days": float(kept[:, 0].min())}
+    for column, name in enumerate(_SOUND, start=1):
+        values = kept[np.isfinite(kept[:, column]), column]
+        if len(values):
+            found[name] = float(values.mean() if name == "z500_drift" else np.sqrt((values**2).mean()))
+    return found
+
+
+def _spectrum(data: Data, model: nn.Module, scene: Scene) -> dict[str, float]:
+    """Small-scale power of five-day forecasts against the truth's; all ranks compute the same."""
+    starts = forecast_starts(scene.weather, data, frames=FIVE_DAYS + 1, wanted=EVAL_BATCH)
+    made, truth = _at(model, scene, starts, FIVE_DAYS, "z500"), _truth_at(scene, starts, FIVE_DAYS, "z500")
+    ratio = spectral_ratio(made.cpu(), truth.cpu(), scene.weather.latitudes, first=SMALL_SCALES)
+    return {"spectral_ratio_z500": ratio} if np.isfinite(ratio) else {}
+
+
+def _scores(found: Verification, *, acc_wb2: bool) -> tuple[dict[str, float], dict[str, NDArray[np.float64]]]:
+    """Metrics by name, and per-date values of those that intervals are drawn for; a diverged lead has none."""
+    metrics: dict[str, float] = {}
+    samples: dict[str, NDArray[np.float64]] = {}
+    for hours in [lead for lead in LEADS_HOURS if lead in found.hours]:
+        for channel in ("z500", "t850"):
+            metrics[f"rmse_{channel}_{hours}h"] = found.rmse(channel, hours)
+        metrics[f"persistence_rmse_z500_{hours}h"] = found.rmse("z500", hours, "persistence")
+        metrics[f"acc_z500_{hours}h"] = (found.acc_wb2 if acc_wb2 else found.acc_pooled)("z500", hours)
+        samples[f"rmse_z500_{hours}h_squared"] = found.of("error", "z500", hours).copy()
+        samples[f"persistence_rmse_z500_{hours}h_squared"] = found.of("persistence", "z500", hours).copy()
+    if LEADS_HOURS[0] in found.hours:
+        metrics["skill_ratio_24h"] = metrics["rmse_z500_24h"] / metrics["persistence_rmse_z500_24h"]
+    metrics["climatology_rmse_z500"] = found.rmse("z500", found.hours[-1], "climatology")
+    finite = {name: value for name, value in metrics.items() if np.isfinite(value)}
+    return finite, {name: values for name, values in samples.items() if np.isfinite(values).all()}
+
+
+def _stable_days(found: Verification) -> float:
+    """Days until the first forecast leaves the published bound of outliers."""
+    broken = np.sqrt(found.values[:, :, found.channels.index("z500"), 0]) > OUTLIER_Z500_RMSE
+    firsts = np.where(broken.any(1), broken.argmax(1), len(found.hours))
+    return float(firsts.min()) / 4
+
+
+def _save_curves(folder: Path, found: Verification) -> None:
+    """RMSE by lead and channel: ``verification.npz``."""
+    arrays: dict[str, NDArray[np.generic]] = {"hours": np.array(found.hours), "channels": np.array(found.channels, dtype=str)}
+    arrays.update(found.curves())
+    stream = io.BytesIO()
+    np.savez_compressed(stream, allow_pickle=False, **arrays)
+    write_bytes(folder / "verification.npz", stream.getvalue())
