@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from harness.compose import Composer, expand
 from harness.experiment import Experiment
+from models import registry
 from results.errors import ConfigError, near_matches
 from results.store import make_folder, sha256_text, write_json
 
@@ -27,12 +28,14 @@ class StageConfig:
 
     Each entry of ``points`` is a list of overrides in Hydra's sweep grammar and stands for its Cartesian product; words on the
     command line win over them. Those of ``pinned`` win over the command line: a reference that has one rank whatever it says.
+    ``size=all`` stands for all sizes that the variant has at the scale.
     """
 
     name: str = "main"
     exclusive: bool = False  # one run at a time, nothing else on the machine
     paired: bool = False  # the arms of one repeat run one after another in a shuffled order, so that drift meets all of them
     batch_per_rank: bool = False  # train.global_batch is the batch of one rank, and grows with the ranks (weak scaling)
+    longest_s: dict[str, float] = field(default_factory=dict)  # by scale: points planned to take longer are listed, not run
     points: list[list[str]] = field(default_factory=list)
     pinned: list[list[str]] = field(default_factory=list)
 
@@ -58,6 +61,13 @@ class StudyPoint:
     overrides: tuple[str, ...]
     experiment: Experiment
     paired: bool = False
+    longest_s: float | None = None
+
+    def left_out(self, planned_s: float | None) -> str:
+        """Why the point is listed and not run; empty where it is run."""
+        if self.longest_s is None or planned_s is None or planned_s <= self.longest_s:
+            return ""
+        return f"planned, not run: {planned_s / 60:.1f} min, above this study's limit of {self.longest_s / 60:g} min"
 
     @property
     def arm(self) -> str:
@@ -76,6 +86,7 @@ class Study:
     config: StudyConfig
     points: list[StudyPoint]
     command: str
+    left_out: dict[str, str] = field(default_factory=dict)  # run name: why it is not run
 
     @property
     def name(self) -> str:
@@ -107,7 +118,13 @@ class Study:
             },
             "variants": {variant.name: variant.title for variant in catalogue.variants},
             "runs": [
-                {"run": point.experiment.name, "stage": point.stage, "arm": point.arm, "overrides": list(point.overrides)}
+                {
+                    "run": point.experiment.name,
+                    "stage": point.stage,
+                    "arm": point.arm,
+                    "overrides": list(point.overrides),
+                    **({"left_out": self.left_out[point.experiment.name]} if point.experiment.name in self.left_out else {}),
+                }
                 for point in self.points
             ],
             "analysis": self.config.analysis,
@@ -193,17 +210,36 @@ def _expand(config: StudyConfig, overrides: Sequence[str], command: str, config_
             wanted = [[*config.common, *words, *overrides] for words in stage.points]
             wanted += [[*config.common, *overrides, *words] for words in stage.pinned]
             for words in wanted:
-                for chosen in expand(_last_words(words)):
+                for chosen in _all_sizes(expand(_last_words(words))):
                     if stage.batch_per_rank:
                         chosen = _last_words([*chosen, _batch_of_all_ranks(composer, chosen)])
                     experiment = composer.compose(chosen)
-                    point = StudyPoint(stage.name, stage.exclusive, tuple(chosen), experiment, stage.paired)
+                    longest_s = stage.longest_s.get(experiment.config.scale)
+                    point = StudyPoint(stage.name, stage.exclusive, tuple(chosen), experiment, stage.paired, longest_s)
                     found.setdefault(experiment.name, point)
             points += _interleaved(list(found.values())) if stage.paired else found.values()
     systems = {point.experiment.config.system for point in points}
     if len(systems) > 1:
         raise ConfigError(f"a study holds one system; this one names {', '.join(sorted(systems))}", where=f"study {config.name}")
     return Study(config, points, command.strip())
+
+
+def _all_sizes(points: Sequence[list[str]]) -> Iterator[list[str]]:
+    """``size=all`` replaced by each size that the variant has at the scale."""
+    for words in points:
+        if "size=all" not in words:
+            yield words
+            continue
+        named = dict(word.partition("=")[::2] for word in words)
+        missing = [key for key in ("system", "variant", "scale") if key not in named]
+        if missing:
+            raise ConfigError(
+                f"size=all needs {', '.join(f'{key}=' for key in missing)} beside it", where="command line: size=all"
+            )
+        catalogue = registry.catalogue(named["system"])
+        catalogue.size(named["variant"], None, named["scale"])  # an unknown variant or scale is named
+        for size in catalogue.variant(named["variant"]).sizes[named["scale"]]:
+            yield [f"size={size}" if word == "size=all" else word for word in words]
 
 
 def _batch_of_all_ranks(composer: Composer, words: Sequence[str]) -> str:

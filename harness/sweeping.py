@@ -10,7 +10,7 @@ from pathlib import Path
 
 from harness.display import Display
 from harness.experiment import Experiment
-from harness.planning.plan import Plan
+from harness.planning.plan import START_S, Plan
 from harness.prepare import build_data, plan_all, request_again, request_for
 from harness.projecting import project
 from harness.provenance import memory_gib
@@ -56,6 +56,7 @@ class SweepResult:
 
     ended: dict[str, Ended] = field(default_factory=dict)
     left: bool = False
+    left_out: dict[str, str] = field(default_factory=dict)  # planned to take too long for its study: why
 
     @property
     def counts(self) -> Counter[str]:
@@ -130,7 +131,8 @@ def carry_out(steps: list[Step], display: Display, *, group: str | None = None) 
     experiments = [step.point.experiment for step in todo]
     display.say(f"planning {len(todo)} runs ...")
     plans = plan_all(experiments)
-    build_data(experiments, display.building)
+    todo = [step for step in todo if not _leave_out(step, plans[step.point.experiment.name], result, display)]
+    build_data([step.point.experiment for step in todo], display.building)
     budget = memory_budget_gib(experiments[0])
     for stage in dict.fromkeys(step.point.stage for step in todo):
         if display.choice() is not Leaving.NO:
@@ -153,6 +155,18 @@ def carry_out(steps: list[Step], display: Display, *, group: str | None = None) 
     _wait_elsewhere(result, steps, display)
     result.left = result.left or any(how in (Ended.NOT_STARTED, Ended.ELSEWHERE) for how in result.ended.values())
     return result
+
+
+def _leave_out(step: Step, plan: Plan, result: SweepResult, display: Display) -> bool:
+    """Whether the study says that a point as long as this one is listed and not run."""
+    if step.action is not Action.CREATE:
+        return False
+    why = step.point.left_out(None if plan.train_s is None else plan.train_s + START_S)
+    if why:
+        name = step.point.experiment.name
+        result.left_out[name] = why
+        display.say(f"  {name} ({step.point.arm}) {why}")
+    return bool(why)
 
 
 def run_one(experiment: Experiment, plan: Plan, display: Display) -> Ended:

@@ -27,6 +27,9 @@ Row = dict[str, Any]
 #: Status of a run whose record cannot be read or breaks the schema; the record itself never says so.
 DAMAGED = "damaged"
 
+#: Status of a point that its study lists and does not run: it was planned to take too long.
+PLANNED = "planned"
+
 #: What says which experiment a row is.
 IDENTITY = ("system", "variant", "size", "scale", "seed", "repeat", "engine", "ranks", "site", "data")
 
@@ -61,7 +64,12 @@ def collect_rows(
             name = entry["run"]
             if name not in known:
                 known[name] = read_row(RunFolder(runs_root / name), (words or {}).get(name))
-            rows.append({**known[name], "stage": entry.get("stage", ""), "arm": entry.get("arm", "")})
+            row = {**known[name], "stage": entry.get("stage", ""), "arm": entry.get("arm", "")}
+            if row["status"] == Status.PENDING and entry.get("left_out"):
+                words = dict(word.partition("=")[::2] for word in entry["overrides"])
+                row.update({key: words[key] for key in ("variant", "size", "scale") if key in words})
+                row.update(status=PLANNED, detail=entry["left_out"], seed=int(words.get("seed", 0)))
+            rows.append(row)
         return rows
     folders: Iterable[RunFolder] = run_folders(runs_root) if names is None else [RunFolder(runs_root / name) for name in names]
     return [read_row(folder, (words or {}).get(folder.name)) for folder in folders]

@@ -66,6 +66,9 @@ def run(arguments: argparse.Namespace) -> int:
         display.say(f"study {study.name}: {len(steps)} runs (" + ", ".join(f"{n} {what}" for what, n in counts.items()) + ")")
         study.write_index()
         result = carry_out(steps, display, group=study.name)
+        if result.left_out:
+            study.left_out.update(result.left_out)
+            study.write_index()
         outputs = finish_study(study, display)
     if arguments.json:
         sys.stdout.write(dumps({"study": study.name, "ended": {k: str(v) for k, v in result.ended.items()}, **outputs}) + "\n")

@@ -1,138 +1,61 @@
-"""Claims of Karlbauer et al. 2024 on Navier-Stokes as checks over a study's rows.
-
-Ratios of closed-loop RMSE come with a bootstrap over seeds and, within a seed, over test samples, paired where both arms were
-scored on the same samples. An arm of fewer than two seeds says nothing about its spread: then one cannot tell.
-"""
+"""Claims of Karlbauer et al. 2024 on Navier-Stokes as checks over a study's rows."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from results.claims import Claim, Row, Verdict, VerdictKind
+from models.dlwp.comparing import all_below, arm, below_reference, below_rival, best_everywhere, budget, saturates
+from results.claims import Claim, Row, Verdict
 
-MODEL, PERSISTENCE = "rmse_squared", "persistence_rmse_squared"
-MIN_SEEDS = 2
-MIN_SIZES = 5
+__all__ = ["CLAIMS", "arm"]
+
 #: Backbones of the paper that this system has besides FNO2D. The Tucker-factorised TFNO2D is FNO2D's own family, and the
 #: paper's experiment has no row of it.
-RIVALS = ("unet", "convlstm", "fourcastnet")
+RIVALS = ("unet", "convlstm", "fourcastnet", "swin", "fno3d", "tfno3d", "ms_meshgraphnet")
+#: Those that every study of the claim has.
+CORE_RIVALS = 3
 
 
-def arm(rows: Sequence[Row], variant: str, size: str) -> list[Row]:
-    """One row per seed. Where a seed was run several times, plain PyTorch counts before sharded engines, and of two
-    trainings the longer one: the short ones compare engines."""
-
-    def order(row: Row) -> tuple[bool, float, int]:
-        return row["engine"] != "torch", -float(row["metrics"].get("steps") or 0.0), int(row.get("repeat", 0))
-
-    by_seed: dict[int, Row] = {}
-    for row in sorted((r for r in rows if r["variant"] == variant and r["size"] == size), key=order):
-        by_seed.setdefault(int(row["seed"]), row)
-    return [by_seed[seed] for seed in sorted(by_seed)]
-
-
-def _errors(members: Sequence[Row], name: str) -> list[Sequence[float]]:
-    """Per-sample squared errors of the seeds that kept them."""
-    return [row["samples"][name] for row in members if name in (row.get("samples") or {})]
-
-
-def _missing(label: str, errors: Sequence[object]) -> str:
-    return (
-        f"{label} has {len(errors)} seeds with per-sample errors; the check needs {MIN_SEEDS}" if len(errors) < MIN_SEEDS else ""
+def swin_second(rows: Sequence[Row], *, first: str = "fno2d", from_size: str = "1M") -> Verdict:
+    """Swin below every rival but FNO2D from a size on."""
+    sizes = sorted(
+        {row["size"] for row in rows if row["variant"] == "swin" and budget(row["size"]) >= budget(from_size)}, key=budget
     )
+    rivals = [name for name in (*RIVALS, "swin") if name not in ("swin", first)]
+    found = {
+        f"{rival} at {size}": below_rival(rows, variant="swin", rival=rival, size=size, bound=1.0)
+        for size in sizes
+        for rival in rivals
+        if arm(rows, rival, size)
+    }
+    return all_below(found, 1.0, f"Swin from {from_size} on") if found else Verdict.unknown(f"no run of Swin from {from_size} on")
 
 
-def below_persistence(rows: Sequence[Row], *, variant: str, size: str, bound: float) -> Verdict:
-    """RMSE of a model over that of persistence on the same targets, against ``bound``."""
+def convlstm_unstable(rows: Sequence[Row], *, stable: str = "1M", unstable: Sequence[str] = ("2M", "4M")) -> Verdict:
+    """The least ratio of ConvLSTM's error at larger sizes to that at the last stable one, against twice it."""
     from results.stats import bootstrap_ratio
 
-    members = arm(rows, variant, size)
-    model, reference = _errors(members, MODEL), _errors(members, PERSISTENCE)
-    missing = _missing(f"{variant} {size}", model)
-    if missing:
-        return Verdict.unknown(missing)
-    found = bootstrap_ratio(model, reference)
-    return Verdict.below(
-        found.effect, found.low, found.high, bound, f"RMSE of {variant} {size} / persistence, {len(model)} seeds"
-    )
+    base = [
+        row["samples"]["rmse_squared"] for row in arm(rows, "convlstm", stable) if "rmse_squared" in (row.get("samples") or {})
+    ]
+    ratios = {}
+    for size in unstable:
+        large = [
+            row["samples"]["rmse_squared"] for row in arm(rows, "convlstm", size) if "rmse_squared" in (row.get("samples") or {})
+        ]
+        if len(base) >= 2 and len(large) >= 2:
+            ratios[size] = bootstrap_ratio(large, base)
+    if not ratios:
+        return Verdict.unknown(f"ConvLSTM needs two seeds at {stable} and at one of {', '.join(unstable)}")
+    size, found = min(ratios.items(), key=lambda item: item[1].effect)
+    return Verdict.above(found.effect, found.low, found.high, 2.0, f"RMSE of ConvLSTM {size} / {stable}")
 
 
-def below_rival(rows: Sequence[Row], *, variant: str, rival: str, size: str, bound: float) -> Verdict:
-    """RMSE of a model over that of a rival of the same size label, against ``bound``."""
-    from results.stats import bootstrap_ratio
-
-    ours, theirs = _errors(arm(rows, variant, size), MODEL), _errors(arm(rows, rival, size), MODEL)
-    missing = _missing(f"{variant} {size}", ours) or _missing(f"{rival} {size}", theirs)
-    if missing:
-        return Verdict.unknown(missing)
-    found = bootstrap_ratio(ours, theirs)
-    detail = f"RMSE of {variant} {size} / {rival} {size}, {len(ours)} and {len(theirs)} seeds"
-    return Verdict.below(found.effect, found.low, found.high, bound, detail)
-
-
-def best_everywhere(rows: Sequence[Row], *, variant: str, rivals: Sequence[str]) -> Verdict:
-    """The largest ratio to any rival at any size that all of them have. The claim is a conjunction: it holds when every
-    interval lies below 1 and fails when one lies above, which the largest bounds decide."""
-    sizes_of = {name: {row["size"] for row in rows if row["variant"] == name} for name in (variant, *rivals)}
-    absent = [name for name, sizes in sizes_of.items() if not sizes]
-    if absent:
-        return Verdict.unknown(f"no completed run of {', '.join(absent)}")
-    common = sorted(set.intersection(*sizes_of.values()), key=_budget)
-    if not common:
-        return Verdict.unknown("no size that all backbones have")
-    found = {}
-    for size in common:
-        for rival in rivals:
-            verdict = below_rival(rows, variant=variant, rival=rival, size=size, bound=1.0)
-            if verdict.effect is None:
-                return verdict
-            found[rival, size] = verdict
-    (rival, size), worst = max(found.items(), key=lambda item: item[1].effect or 0.0)
-    lows, highs = ([getattr(verdict, side) for verdict in found.values()] for side in ("low", "high"))
-    detail = f"sizes {', '.join(common)} against {', '.join(rivals)}; the closest is {rival} at {size}"
-    return Verdict.below(worst.effect or 0.0, max(lows), max(highs), 1.0, detail)
-
-
-def saturates(rows: Sequence[Row], *, variant: str, no_skill: float = 0.95) -> Verdict:
-    """Verdict of the saturation fit; the effect shown is the slope of log RMSE against log parameters over the last three
-    sizes, its interval Student's over seeds."""
-    import numpy as np
-
-    from results.fits import fit_saturation
-    from results.stats import mean_interval
-
-    points = []
-    for size in sorted({row["size"] for row in rows if row["variant"] == variant}, key=_budget):
-        members = [row for row in arm(rows, variant, size) if row["metrics"].get("rmse") and row["metrics"].get("params")]
-        if members and np.mean([row["metrics"].get("skill_ratio") or 0.0 for row in members]) <= no_skill:
-            points.append((float(members[0]["metrics"]["params"]), {row["seed"]: row["metrics"]["rmse"] for row in members}))
-    if len(points) < MIN_SIZES:
-        return Verdict.unknown(f"{variant} has {len(points)} sizes with skill; the fit needs {MIN_SIZES}")
-    fit = fit_saturation([params for params, _ in points], [list(scores.values()) for _, scores in points])
-    last = sorted(points)[-3:]
-    seeds = set.intersection(*(set(scores) for _, scores in last))
-    logs = np.log([params for params, _ in last])
-    slopes = [np.polyfit(logs, np.log([scores[seed] for _, scores in last]), 1)[0] for seed in sorted(seeds)]
-    spread = mean_interval(slopes)
-    kind = {"saturates": VerdictKind.HOLDS, "scales": VerdictKind.FAILS}.get(fit.verdict, VerdictKind.CANNOT_TELL)
-    return Verdict(
-        kind=kind,
-        effect=fit.slope3,
-        low=spread.low,
-        high=spread.high,
-        bound=-0.05,
-        detail=f"{variant} over {len(points)} sizes {fit.verdict}: {fit.reason}",
-    )
-
-
-def _budget(size: str) -> float:
-    """Parameters that a size label stands for."""
-    return float(size[:-1]) * {"k": 1e3, "M": 1e6}[size[-1]]
-
-
-def _claim(name: str, statement: str, check: Callable[[Sequence[Row]], Verdict]) -> Claim:
-    return Claim(name=name, statement=statement, source="arXiv 2407.14129, Navier-Stokes experiments", check=check)
+def _claim(
+    name: str, statement: str, check: Callable[[Sequence[Row]], Verdict], scales: tuple[str, ...] = ("small", "paper")
+) -> Claim:
+    return Claim(name=name, statement=statement, source="arXiv 2407.14129, Navier-Stokes experiments", check=check, scales=scales)
 
 
 _FNO = partial(below_rival, variant="fno2d", size="50k", bound=0.8)
@@ -141,7 +64,7 @@ CLAIMS = (
     _claim(
         "fno2d-beats-persistence",
         "FNO2D at 50k parameters has less than 0.6 times the closed-loop RMSE of persistence.",
-        partial(below_persistence, variant="fno2d", size="50k", bound=0.6),
+        partial(below_reference, variant="fno2d", size="50k", bound=0.6),
     ),
     _claim(
         "fno2d-beats-unet",
@@ -156,11 +79,18 @@ CLAIMS = (
     _claim(
         "fno2d-best-at-every-size",
         "FNO2D (published as TFNO2D) has the lowest closed-loop RMSE of the published backbones at every common size.",
-        partial(best_everywhere, variant="fno2d", rivals=RIVALS),
+        partial(best_everywhere, variant="fno2d", rivals=RIVALS, least=CORE_RIVALS),
     ),
     _claim(
         "fno2d-saturates",
         "Every backbone saturates: the error of FNO2D stops following a power law in its parameters.",
         partial(saturates, variant="fno2d"),
+    ),
+    _claim("swin-second", "From 1M parameters on, Swin has the second lowest closed-loop RMSE.", swin_second, ("paper",)),
+    _claim(
+        "convlstm-unstable",
+        "Above 1M parameters ConvLSTM no longer trains: its error is more than twice that at 1M.",
+        convlstm_unstable,
+        ("paper",),
     ),
 )

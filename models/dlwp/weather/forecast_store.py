@@ -107,7 +107,7 @@ class ForecastStore:
             raise self._error(f"it has no forecast from {np.datetime_as_string(time, unit='h')}")
         part = self._data.isel(time=int(place[0]), prediction_timedelta=slice(before, before + count))
         try:
-            fields = [part[name].transpose(*DIMS[1:]).values for name in self._ids]
+            fields = [part[name].compute().transpose(*DIMS[1:]).values for name in self._ids]
         except Exception as error:
             raise self._error(f"a chunk cannot be read: {str(error).splitlines()[0]}") from error
         return np.stack(fields, axis=1).astype(np.float32)

@@ -74,22 +74,26 @@ def rate(forecast: Tensor, truth: Tensor, first: Tensor, climatology: Tensor, we
     Returns:
         float64 ``[date, lead, channel, quantity]``; an error that is not finite is infinite.
     """
-    forecast, truth, climatology = forecast.double(), truth.double(), climatology.double()
     weights = weights.double()
 
     def mean(values: Tensor) -> Tensor:
         return (values * weights).mean((-2, -1))
 
-    anomaly, real = forecast - climatology, truth - climatology
-    sums = [
-        mean((forecast - truth).square()),
-        mean((first.double().unsqueeze(1) - truth).square()),
-        mean(real.square()),
-        mean(anomaly * real),
-        mean(anomaly.square()),
-        mean(real.square()),
-    ]
-    return torch.stack([torch.nan_to_num(values, nan=float("inf")) for values in sums], dim=-1)
+    channels = []
+    for channel in range(truth.shape[2]):  # one at a time: double precision of all would be the largest arrays of a run
+        made, real, usual = (fields[:, :, channel].double() for fields in (forecast, truth, climatology))
+        start = first[:, channel].double().unsqueeze(1)
+        anomaly, true_anomaly = made - usual, real - usual
+        sums = [
+            mean((made - real).square()),
+            mean((start - real).square()),
+            mean(true_anomaly.square()),
+            mean(anomaly * true_anomaly),
+            mean(anomaly.square()),
+            mean(true_anomaly.square()),
+        ]
+        channels.append(torch.stack(sums, dim=-1))
+    return torch.nan_to_num(torch.stack(channels, dim=2), nan=float("inf"))
 
 
 def crps(members: Tensor, truth: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -19,7 +19,7 @@ from results.errors import ConfigError, DataError
 Array = NDArray[np.float32]
 
 #: Frames that are summed at a time.
-BLOCK_FRAMES = 256
+BLOCK_FRAMES = 64
 
 
 @dataclass(frozen=True, eq=False)
