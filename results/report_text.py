@@ -41,7 +41,7 @@ def lede(index: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], analysis: 
         f"The study made {runs} of {system} at scale {index['scale']}: {_count(len(variants), 'variant')}, "
         f"{_count(len(sizes), 'size')}, up to {_count(len(seeds), 'seed')}."
     )
-    rest = [f"{counts[word]} {word}" for word in ("failed", "damaged", "running", "pending", "planned") if counts[word]]
+    rest = [f"{counts[word]} {word}" for word in ("failed", "damaged", "running", "pending", "planned") if counts.get(word)]
     parts.append("All completed." if not rest else f"{counts['completed']} completed; {' and '.join(rest)}.")
     when = moment(analysis["span"]["started"])
     took = analysis["span"]["wall_s"]
