@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ class StageConfig:
     paired: bool = False  # the arms of one repeat run one after another in a shuffled order, so that drift meets all of them
     batch_per_rank: bool = False  # train.global_batch is the batch of one rank, and grows with the ranks (weak scaling)
     longest_s: dict[str, float] = field(default_factory=dict)  # by scale: points planned to take longer are listed, not run
+    at_scale: dict[str, list[str]] = field(default_factory=dict)  # further overrides of its points at a scale
     points: list[list[str]] = field(default_factory=list)
     pinned: list[list[str]] = field(default_factory=list)
 
@@ -210,6 +211,7 @@ def _expand(config: StudyConfig, overrides: Sequence[str], command: str, config_
             wanted = [[*config.common, *words, *overrides] for words in stage.points]
             wanted += [[*config.common, *overrides, *words] for words in stage.pinned]
             for words in wanted:
+                words = _at_scale(words, stage.at_scale)
                 for chosen in _all_sizes(expand(_last_words(words))):
                     if stage.batch_per_rank:
                         chosen = _last_words([*chosen, _batch_of_all_ranks(composer, chosen)])
@@ -222,6 +224,12 @@ def _expand(config: StudyConfig, overrides: Sequence[str], command: str, config_
     if len(systems) > 1:
         raise ConfigError(f"a study holds one system; this one names {', '.join(sorted(systems))}", where=f"study {config.name}")
     return Study(config, points, command.strip())
+
+
+def _at_scale(words: list[str], at_scale: Mapping[str, list[str]]) -> list[str]:
+    """Words with those that belong to their scale put before them, so that any other word wins."""
+    scale = next((word.partition("=")[2] for word in reversed(words) if word.startswith("scale=")), "")
+    return [*at_scale.get(scale, ()), *words]
 
 
 def _all_sizes(points: Sequence[list[str]]) -> Iterator[list[str]]:

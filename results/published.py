@@ -27,6 +27,15 @@ def load_published(system: str) -> list[dict[str, Any]]:
     return parse(file.read_text(encoding="utf-8"), where=f"results/published/{system}.csv")
 
 
+def published_costs(system: str) -> dict[tuple[str, str], dict[str, float]]:
+    """Published cost by (variant, budget): ``gpu_memory_mb`` and ``epoch_s``, of the first experiment that has them."""
+    found: dict[tuple[str, str], dict[str, float]] = {}
+    for row in load_published(system):
+        if row["metric"] in ("gpu_memory_mb", "epoch_s") and row["value"] is not None:
+            found.setdefault((row["variant"], row["budget"]), {}).setdefault(row["metric"], float(row["value"]))
+    return found
+
+
 def parse(text: str, *, where: str = "") -> list[dict[str, Any]]:
     """Rows of one file's text; see :func:`load_published`."""
     reader = csv.DictReader(io.StringIO(text))

@@ -155,7 +155,10 @@ def _numbers(key: str, texts: Sequence[str]) -> list[int]:
 
 
 def _row(point: Any, plan: dict[str, Any]) -> dict[str, Any]:
+    from results.published import published_costs
+
     config = point.experiment.config
+    costs = published_costs(config.system).get((config.variant, config.size), {}) if config.scale == "paper" else {}
     return {
         "run": point.experiment.name,
         "system": config.system,
@@ -164,5 +167,7 @@ def _row(point: Any, plan: dict[str, Any]) -> dict[str, Any]:
         "scale": config.scale,
         "seed": config.seed,
         "engine": config.engine.name,
+        "published_gpu_memory_mb": costs.get("gpu_memory_mb"),
+        "published_epoch_s": costs.get("epoch_s"),
         **plan,
     }

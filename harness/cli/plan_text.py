@@ -65,17 +65,24 @@ def print_one(row: Mapping[str, Any]) -> None:
 
 
 def print_study(rows: Sequence[Mapping[str, Any]], totals: Mapping[str, Any]) -> None:
-    """A line per point, then the totals."""
+    """A line per point, then the totals. Published costs of a paper stand beside what is planned; they are of its machine."""
+    published = any(row["published_epoch_s"] is not None for row in rows)
+    names, variants = (max(len(row[key]) for row in rows) for key in ("run", "variant"))
     print(
-        f"{'run':<36} {'variant':<12} {'size':>5} {'seed':>4} {'engine':<13} {'ranks':>5} "
-        f"{'params':>10} {'memory/rank':>12} {'step':>9} {'training':>10}  fits"
+        f"{'run':<{names}} {'variant':<{variants}} {'size':>5} {'seed':>4} {'engine':<13} {'ranks':>5} "
+        f"{'params':>11} {'memory/rank':>12} {'step':>9} {'training':>10}  fits"
+        + ("  published: GPU MB, s/epoch" if published else "")
     )
     for row in rows:
         params = "" if row["params"] is None else f"{row['params']:,}"
+        beside = ""
+        if published:
+            costs = (row["published_gpu_memory_mb"], row["published_epoch_s"])
+            beside = f"{'-' if costs[0] is None else f'{costs[0]:,.0f}':>16} {'-' if costs[1] is None else f'{costs[1]:g}':>9}"
         print(
-            f"{row['run']:<36} {row['variant']:<12} {row['size']:>5} {row['seed']:>4} {row['engine']:<13} {row['ranks']:>5} "
-            f"{params:>10} {gib(row['bytes_per_rank']):>12} {seconds(row['step_s']):>9} {seconds(row['train_s']):>10}"
-            f"  {_yes(row['fits'])}"
+            f"{row['run']:<{names}} {row['variant']:<{variants}} {row['size']:>5} {row['seed']:>4} {row['engine']:<13} "
+            f"{row['ranks']:>5} {params:>11} {gib(row['bytes_per_rank']):>12} {seconds(row['step_s']):>9} "
+            f"{seconds(row['train_s']):>10}  {_yes(row['fits']):<4}{beside}"
         )
     print()
     print_totals(totals)

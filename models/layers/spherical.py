@@ -4,9 +4,10 @@ operators (Bonev et al. 2023).
 A field is ``[width, height, batch, channel]``, coefficients ``[degree, order * batch, channel]``: what a layer multiplies by one
 matrix per degree lies together.
 
-Analysis solves the least-squares problem of every order under the rows' area weights. On Gaussian latitudes that is the usual
-quadrature; on cell centres, where a quadrature of the areas is not exact, fields of up to as many degrees as there are rows
-still come back as they were.
+Analysis solves the least-squares problem of every order under the rows' area weights. On Gaussian latitudes that is nearly the
+usual quadrature (matrices differ by a thousandth, what they give of a field that has no more degrees by nothing); on cell
+centres, where a quadrature of the areas is not exact, fields of up to as many degrees as there are rows still come back as they
+were.
 """
 
 from __future__ import annotations

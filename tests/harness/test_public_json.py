@@ -22,6 +22,7 @@ ROW = {
 }  # fmt: skip
 PLAN = {
     "run", "system", "variant", "size", "scale", "seed", "engine", "params", "flops_per_step", "ranks", "zero_stage",
+    "published_gpu_memory_mb", "published_epoch_s",
     "bytes_per_rank", "base_bytes", "state_bytes", "activation_bytes", "buffer_bytes", "data_bytes", "step_s", "train_s",
     "node_hours", "fits", "fits_gpu", "stages", "global_batch", "micro_batch", "steps", "peak_flops_per_rank", "notes", "device",
     "host_bytes_per_rank", "fragmentation_bytes", "sent_bytes_per_step", "published_sent_bytes", "step_parts_s", "storage_bytes",

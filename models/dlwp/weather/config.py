@@ -12,6 +12,7 @@ from typing import Any, Optional
 from models.catalogue import Catalogue, Variant
 from models.dlwp.checks import check_model, check_numbers, refuse
 from models.dlwp.fields import Fields
+from models.dlwp.shapes import SFNO, Pangu
 from models.dlwp.weather.presets import PAPER_SIZES, SMALL_SIZES, TINY_SIZES, paper_preset, small_preset
 from models.layers.boundary import Boundary
 from results.errors import near_matches
@@ -22,7 +23,7 @@ STATISTICS = ("published", "computed")
 GRIDS = ("equiangular", "gaussian")
 #: Lead times that metrics name, in hours.
 LEADS_HOURS = (24, 72, 120)
-HOURS_PER_FRAME = 6
+HOURS_PER_FRAME, FRAMES_PER_DAY = 6, 4
 #: Variants whose state lives on twelve faces instead of latitudes and longitudes.
 ON_HEALPIX = ("convlstm_hpx", "unet_hpx", "swin_hpx")
 
@@ -150,7 +151,7 @@ def model_preset(variant: str, size: str, scale: str) -> Any:
 
 def fields(data: Data, variant: str) -> Fields:
     """What a backbone is applied to. Swin on HEALPix sees the faces as one map of three rows and four columns of faces."""
-    frame = len(data.constants) + data.context * (len(data.prescribed) + len(data.prognostic))
+    moving = len(data.prescribed) + len(data.prognostic)
     rows, columns = data.latitudes, 2 * data.latitudes
     boundary, latitudes = Boundary.CYLINDER, tuple(latitudes_of(data))
     if variant in ON_HEALPIX:
@@ -158,8 +159,8 @@ def fields(data: Data, variant: str) -> Fields:
         rows, columns = (3 * data.nside, 4 * data.nside) if whole else (data.nside, data.nside)
         boundary, latitudes = Boundary.HEALPIX, ()
     return Fields(
-        inputs=frame,
-        frame_inputs=frame,
+        inputs=len(data.constants) + data.context * moving,
+        frame_inputs=len(data.constants) + moving,
         outputs=len(data.prognostic),
         height=rows,
         width=columns,
@@ -185,11 +186,32 @@ def check(point: Any) -> None:
     data, model = point.data, point.model
     _check_data(data)
     check_numbers(model)
-    check_model(model, fields(data, point.variant), where="data.nside" if point.variant in ON_HEALPIX else "data.latitudes")
+    applied_to = fields(data, point.variant)
+    check_model(model, applied_to, where="data.nside" if point.variant in ON_HEALPIX else "data.latitudes")
+    _check_sphere(model, applied_to)
+
+
+def _check_sphere(model: Any, applied_to: Fields) -> None:
+    """Numbers of the backbones that only the sphere has."""
+    if isinstance(model, SFNO) and model.degrees > applied_to.height:
+        refuse("model.degrees", f"{model.degrees} degrees do not fit {applied_to.height} rows of latitude")
+    if not isinstance(model, Pangu):
+        return
+    if len(model.heads) != 4:
+        refuse("model.heads", f"four layers need as many numbers of heads, not {len(model.heads)}")
+    for layer, heads in enumerate(model.heads):
+        channels = model.embed * (1 if layer in (0, 3) else 2)
+        if channels % heads:
+            refuse("model.heads", f"{channels} channels of layer {layer} cannot be cut into {heads} equal heads")
+    if model.drop_path >= 1:
+        refuse("model.drop_path", f"model.drop_path is {model.drop_path}; it must be below 1")
+    for side, points in (("height", applied_to.height), ("width", applied_to.width)):
+        if points % (2 * model.patch):
+            refuse("model.patch", f"patches of {model.patch} points, and four of them in one, do not tile a {side} of {points}")
 
 
 def _check_data(data: Data) -> None:
-    from models.dlwp.weather.calendar import day
+    from models.dlwp.weather.calendar import day, initial_dates
     from models.dlwp.weather.channels import Role, channels
     from models.dlwp.weather.sources import FORMATS
 
@@ -200,9 +222,12 @@ def _check_data(data: Data) -> None:
     if data.source == "path" and not data.path:
         refuse("data.path", "data.source=path needs a path", "data.path=FOLDER")
     for key, role in {"constants": Role.CONSTANT, "prescribed": Role.PRESCRIBED, "prognostic": Role.PROGNOSTIC}.items():
-        for entry in channels(getattr(data, key)):
+        for entry in channels(getattr(data, key), where=f"data.{key}"):
             if entry.role is not role:
                 refuse(f"data.{key}", f"channel '{entry.id}' is {entry.role}, not {role}")
+            if data.statistics == "published" and entry.mean is None:
+                what = f"no mean and standard deviation of '{entry.id}' were published"
+                refuse("data.statistics", what, "data.statistics=computed")
     for needed in ("z500", "t850", "u10"):
         if needed not in data.prognostic:
             refuse("data.prognostic", f"forecasts are rated by {needed}, which data.prognostic leaves out")
@@ -224,6 +249,9 @@ def _check_data(data: Data) -> None:
     for key, least in {**lowest, "long_forecasts": 1, "forecasts": 0, "long_days": 0, "spin_up_days": 0, "store_seed": 0}.items():
         if getattr(data, key) < least:
             refuse(f"data.{key}", f"data.{key} is {getattr(data, key)}; it must be at least {least}")
+    simulated = data.days if data.source == "generated" and data.days < 365 else data.forecast_days + 1
+    if data.forecast_days >= simulated or not len(initial_dates(*data.test, FRAMES_PER_DAY * data.forecast_days + 1)):
+        refuse("data.forecast_days", f"no forecast of {data.forecast_days} days begins and ends within data.test")
     if data.sequence <= data.context:
         refuse("data.sequence", f"a window of {data.sequence} frames has no target after a context of {data.context}")
     if data.perturbation < 0:

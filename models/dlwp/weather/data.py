@@ -86,21 +86,21 @@ class AtmosphereStore(StoreSpec):
     @cached_property
     def members(self) -> list[Member]:
         """All simulations, in order of time."""
-        frames, days = 0, self.recipe["days"]
+        frames, days, latest = 0, self.recipe["days"], None
         found: list[Member] = []
         for name in sorted(PERIODS, key=lambda period: self.recipe["years"][period]):
             first, last = self.recipe["years"][name]
             for year in range(first, last + 1):
-                before = found[-1] if found else None
+                if year == latest:
+                    continue  # two periods share a calendar year
                 # The year before must have been simulated to its very end: a leap year is not.
                 follows = name != "train" and year > first and days == YEAR_DAYS and _days_in(year - 1) == YEAR_DAYS
-                if before is not None and before.year == year and not follows:
-                    continue  # two periods share a calendar year
-                if follows and before is not None:
+                if follows:
+                    before = found[-1]
                     found[-1] = Member(before.year, before.first_frame, before.frames + days * PER_DAY)
                 else:
                     found.append(Member(year, frames, days * PER_DAY))
-                frames += days * PER_DAY
+                frames, latest = frames + days * PER_DAY, year
         return found
 
     def layout(self) -> Layout:

@@ -21,6 +21,7 @@ from models.dlwp.weather.soundness import OUTLIER_Z500_RMSE, Soundness
 from models.dlwp.weather.verification import QUANTITIES, Verification, crps, rate, spectral_ratio
 from models.dlwp.weather.windows import forecast_starts, valid_times
 from models.system import Context, Outcome, Point
+from results.errors import DataError
 from results.store import write_bytes
 
 #: Forecasts of one call of the model.
@@ -51,7 +52,7 @@ def evaluate(point: Point, model: nn.Module | None, context: Context) -> Outcome
     starts = forecast_starts(scene.weather, data, frames=steps + 1, wanted=data.forecasts)
     found, extra, days_per_s = _rated(point, model, stored, scene, ready, starts, steps, context)
     metrics, samples = _scores(found, acc_wb2=data.acc_wb2)
-    if extra is not None:
+    if extra is not None and np.isfinite(extra).all():  # a diverged ensemble has no scores
         score, error, spread = extra.T
         metrics["crps_z500_72h"] = float(score.mean())
         metrics["spread_skill_z500_72h"] = float(np.sqrt(spread.mean() / error.mean()))
@@ -157,7 +158,10 @@ def _truth_at(scene: Scene, starts: Starts, steps: int, channel: str) -> Tensor:
 def _long(data: Data, model: nn.Module, scene: Scene, ready: Prepared, context: Context) -> dict[str, float]:
     """A longer rollout from a few dates, nothing of it kept: winds, drift, time to blow-up."""
     steps = 4 * data.long_days
-    starts = forecast_starts(scene.weather, data, frames=steps + 1, wanted=data.long_forecasts, whole=False)
+    try:
+        starts = forecast_starts(scene.weather, data, frames=steps + 1, wanted=data.long_forecasts)
+    except DataError:  # it is longer than the period: held against what there is of the truth
+        starts = forecast_starts(scene.weather, data, frames=steps + 1, wanted=data.long_forecasts, whole=False)
     indices, weights = context.shard(len(starts))
     z500, u10 = (scene.prognostic.index(name) for name in ("z500", "u10"))
     rows = []
@@ -167,9 +171,9 @@ def _long(data: Data, model: nn.Module, scene: Scene, ready: Prepared, context: 
             count = block.shape[1]
             times = valid_times(scene.weather, int(start), before + count)[before:]
             reference = torch.from_numpy(climatology_at(times, ready.climatology, scene.prescribed)[:, z500])
-            sums.add(block[0, :, z500], block[0, :, u10], reference)
-            if scene.has(int(start), before + 1, count):
-                sums.add_truth(scene.frames(int(start), before + 1, count)[:, u10])
+            known = scene.has(int(start), before + 1, count)
+            truth = scene.frames(int(start), before + 1, count)[:, u10] if known else None
+            sums.add(block[0, :, z500], block[0, :, u10], reference, truth)
             context.progress("rollout", before + count, steps)
         metrics = sums.metrics()
         days = data.long_days if sums.broken_after is None else sums.broken_after / 4

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from models.dlwp.weather.calendar import CADENCE, Times
 from models.dlwp.weather.channels import LEXICON
 from models.dlwp.weather.forecasting import BLOCK_STEPS
-from models.dlwp.weather.grid import Grid
+from models.dlwp.weather.grid import Grid, orient
+from models.dlwp.weather.pieces import first_line
 from results.errors import DataError
 
 DIMS = ("time", "prediction_timedelta", "latitude", "longitude")
-_HOURS = {"units": "hours", "calendar": "proleptic_gregorian"}
 
 
 def create(folder: Path, times: Times, steps: int, ids: tuple[str, ...], grid: Grid) -> None:
@@ -38,6 +38,7 @@ def create(folder: Path, times: Times, steps: int, ids: tuple[str, ...], grid: G
     for name, (values, attributes) in axes.items():
         array = group.create_array(
             name, shape=values.shape, chunks=values.shape, dtype=values.dtype, compressors=None,
+            fill_value=np.nan if values.dtype.kind == "f" else None,  # a stored 0 is no missing value
             attributes={"_ARRAY_DIMENSIONS": [name], **attributes},
         )  # fmt: skip
         array[...] = values
@@ -79,16 +80,14 @@ class ForecastStore:
         try:
             self._data = xr.open_zarr(str(folder), chunks=None, decode_timedelta=True)
         except Exception as error:
-            what = f"there is no readable forecast store: {str(error).splitlines()[0]}"
+            what = f"there is no readable forecast store: {first_line(error)}"
             raise DataError(what, where=str(folder), next_step="check data.rate") from error
         self._folder, self._ids = folder, ids
         missing = [name for name in (*DIMS, *ids) if name not in self._data.variables]
         if missing:
             raise self._error(f"it lacks {', '.join(missing)}")
         rows, columns = self._data["latitude"].values, self._data["longitude"].values
-        if (rows.size, columns.size) != grid.shape or not np.allclose(np.sort(rows), grid.latitudes, atol=1e-3):
-            raise self._error(f"its grid has {rows.size} x {columns.size} points, not those of the data ({grid})")
-        self._data = self._data.sortby("latitude")
+        self._orientation = orient(rows, columns, where=str(folder), grid=grid)
         leads = self._data["prediction_timedelta"].values
         wanted = CADENCE * np.arange(1, len(leads) + 1)
         if not np.array_equal(leads.astype("timedelta64[h]"), wanted.astype("timedelta64[h]")):
@@ -109,8 +108,8 @@ class ForecastStore:
         try:
             fields = [part[name].compute().transpose(*DIMS[1:]).values for name in self._ids]
         except Exception as error:
-            raise self._error(f"a chunk cannot be read: {str(error).splitlines()[0]}") from error
-        return np.stack(fields, axis=1).astype(np.float32)
+            raise self._error(f"a chunk cannot be read: {first_line(error)}") from error
+        return self._orientation.apply(np.stack(fields, axis=1).astype(np.float32))
 
     def _error(self, what: str) -> DataError:
         return DataError(f"the forecast store does not fit: {what}", where=str(self._folder), next_step="check data.rate")

@@ -6,6 +6,7 @@ Gradients flow through every step (Karlbauer et al. 2024, training protocol of t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -55,27 +56,28 @@ class ForecastModel(nn.Module):
         given = prescribed.to(dtype)
         if self.recurrent and state is None:
             for k in range(self.context - 1):  # frames that only warm the state up
-                _, state = self._recur(torch.cat([constants.to(dtype), given[:, k], frames[k].to(dtype)], dim=1), state)
+                step = torch.cat([constants.to(dtype), given[:, k], frames[k].to(dtype)], dim=1)
+                _, state = self._stepped(self._recur, step, state)
         outputs = []
         for k in range(steps):
             last = frames[-self.context :]
             if self.recurrent:
                 now = given[:, k + self.context - 1]
-                increment, state = self._recur(torch.cat([constants.to(dtype), now, last[-1].to(dtype)], dim=1), state)
+                step = torch.cat([constants.to(dtype), now, last[-1].to(dtype)], dim=1)
+                increment, state = self._stepped(self._recur, step, state)
             else:
                 window = given[:, k : k + self.context].flatten(1, 2)
                 step = torch.cat([constants.to(dtype), window, *(frame.to(dtype) for frame in last)], dim=1)
-                increment = self._increment(step)
+                increment = self._stepped(self._on_mesh, step)
             frames.append(frames[-1] + increment.float())
             outputs.append(frames[-1])
         forecast = torch.stack(outputs, dim=1)
         return (forecast, (torch.stack(frames[-self.context :], dim=1), state)) if carry else forecast
 
-    def _increment(self, step: Tensor) -> Tensor:
+    def _stepped(self, apply: Callable[..., Any], *given: Any) -> Any:
         if self.recompute and torch.is_grad_enabled():
-            out: Tensor = checkpoint(self._on_mesh, step, use_reentrant=False)
-            return out
-        return self._on_mesh(step)
+            return checkpoint(apply, *given, use_reentrant=False)
+        return apply(*given)
 
     def _on_mesh(self, step: Tensor) -> Tensor:
         out: Tensor

@@ -7,6 +7,7 @@ WeatherBench 2 has it: the correlation of every date, then the mean over dates (
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -48,14 +49,16 @@ class Verification:
         return float(np.sqrt(self.of(quantity, channel, hours).mean()))
 
     def acc_pooled(self, channel: str, hours: int) -> float:
-        """Anomaly correlation with sums over dates."""
+        """Anomaly correlation with sums over dates; NaN where a forecast is infinitely wrong."""
         product, forecast, truth = (self.of(name, channel, hours).sum() for name in QUANTITIES[3:])
-        return float(product / np.sqrt(forecast * truth))
+        with np.errstate(invalid="ignore"):  # what is infinite has no correlation
+            return float(product / np.sqrt(forecast * truth))
 
     def acc_wb2(self, channel: str, hours: int) -> float:
         """Mean over dates of the anomaly correlation of each."""
         product, forecast, truth = (self.of(name, channel, hours) for name in QUANTITIES[3:])
-        return float((product / np.sqrt(forecast * truth)).mean())
+        with np.errstate(invalid="ignore"):
+            return float((product / np.sqrt(forecast * truth)).mean())
 
     def curves(self) -> Mapping[str, Array]:
         """RMSE by lead and channel, ``[lead, channel]``, of the forecast, of persistence and of climatology."""
@@ -93,7 +96,8 @@ def rate(forecast: Tensor, truth: Tensor, first: Tensor, climatology: Tensor, we
             mean(true_anomaly.square()),
         ]
         channels.append(torch.stack(sums, dim=-1))
-    return torch.nan_to_num(torch.stack(channels, dim=2), nan=float("inf"))
+    found = torch.stack(channels, dim=2)
+    return torch.where(found.isfinite(), found, math.inf)
 
 
 def crps(members: Tensor, truth: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from models.dlwp.weather.pieces import first_line
 from results.errors import DataError
 
 
@@ -20,7 +21,7 @@ def load_weights(model: nn.Module, path: Path) -> nn.Module:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise DataError(
-            f"the weights cannot be read: {str(error).splitlines()[0]}", where=str(path), next_step="check data.rate"
+            f"the weights cannot be read: {first_line(error)}", where=str(path), next_step="check data.rate"
         ) from error
     wanted = model.state_dict()
     if not isinstance(state, dict):

@@ -63,7 +63,7 @@ def published_statistics(ids: Sequence[str]) -> Statistics:
                 next_step="data.statistics=computed",
             )
         pairs.append((entry.mean, entry.std))
-    mean, std = np.array(pairs, np.float32).T
+    mean, std = np.array(pairs, np.float32).reshape(-1, 2).T
     return Statistics(mean[:, None, None], std[:, None, None])
 
 
@@ -155,11 +155,11 @@ def forecast_starts(weather: Weather, data: Any, *, frames: int, wanted: int, wh
     first, last = (str(date) for date in data.test)
     dates = initial_dates(first, last, frames if whole else 1)
     starts = []
-    for index in np.searchsorted(weather.times, dates):
+    for date, index in zip(dates, np.searchsorted(weather.times, dates), strict=True):
         begin, end = index - context + 1, index + (frames if whole else 1)
         if begin < 0 or end > len(weather.times) or weather.segment[begin] != weather.segment[end - 1]:
             continue
-        if weather.times[end - 1] - weather.times[begin] == (end - 1 - begin) * CADENCE and weather.times[index] in dates:
+        if weather.times[end - 1] - weather.times[begin] == (end - 1 - begin) * CADENCE and weather.times[index] == date:
             starts.append(int(index))
     if not starts:
         raise DataError(
