@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from results import plots, plots_cost, plots_scaling, report_text, tables
+from results import curves, plots, plots_cost, plots_scaling, report_text, tables
 from results import report_view as view
 from results.analysis import NO_SKILL_ABOVE, main_rows
 from results.errors import ResultError
@@ -180,5 +180,13 @@ def pictures(index: Mapping[str, Any], rows: Sequence[Row], runs_root: Path) -> 
                 f"{tables.heading(metric, index)} {tables.number(row['metrics'][metric])}"
             )
             caption = f"{panels.title}. Run {row['run']}, seed {row['seed']}."
+            found.append({"variant": row["variant"], "heading": heading, "svg": svg, "caption": caption})
+        for path in curves.find_curves(RunFolder(runs_root / row["run"]).artifacts):
+            try:
+                svg, drawn = curves.render_svg(path), curves.load_curves(path)
+            except ResultError:
+                continue
+            heading = f"{index.get('variants', {}).get(row['variant'], row['variant'])}, {row['size']}: {drawn.title}"
+            caption = f"Run {row['run']}, seed {row['seed']}."
             found.append({"variant": row["variant"], "heading": heading, "svg": svg, "caption": caption})
     return found

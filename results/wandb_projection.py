@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from results import curves
 from results.errors import ResultError
 from results.merge import read_config, write_record
 from results.pictures import find_panels, load_panels, render_png
@@ -215,6 +216,9 @@ def _write(
 
             picture = Image.open(io.BytesIO(render_png(path)))
             run.log({f"pictures/{path.stem}": wandb.Image(picture, caption=load_panels(path).title)}, step=max(last, 0))
+        for path in curves.find_curves(folder.artifacts):
+            picture = Image.open(io.BytesIO(curves.render_png(path)))
+            run.log({f"pictures/{path.stem}": wandb.Image(picture, caption=curves.load_curves(path).title)}, step=max(last, 0))
         run.summary.update({name: metric.value for name, metric in record.metrics.items() if metric.value is not None})
         run.summary.update({"status": str(record.status), "attempts": len(record.attempts), "shared_with": record.shared_with})
         if record.failure:

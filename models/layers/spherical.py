@@ -93,6 +93,10 @@ def transform(
     """The transform on a device, made once; constants of the grid (see :func:`models.layers.spectral.transform`)."""
     key = (latitudes_deg, width, degrees, orders, device)
     found = _cache.get(key)
+    if found is None and device.type == "meta":  # for planning: shapes alone, since the matrices of a large grid take minutes
+        height = len(latitudes_deg)
+        shapes = (2 * orders, width), (orders, 1, degrees, height), (orders, 1, height, degrees), (width, 2 * orders)
+        return SphericalTransform(*(torch.empty(shape, device=device) for shape in shapes))
     if found is None:
         arrays = matrices(np.asarray(latitudes_deg), width, degrees, orders)
         with torch.inference_mode(False):

@@ -249,8 +249,8 @@ def _check_data(data: Data) -> None:
     for key, least in {**lowest, "long_forecasts": 1, "forecasts": 0, "long_days": 0, "spin_up_days": 0, "store_seed": 0}.items():
         if getattr(data, key) < least:
             refuse(f"data.{key}", f"data.{key} is {getattr(data, key)}; it must be at least {least}")
-    simulated = data.days if data.source == "generated" and data.days < 365 else data.forecast_days + 1
-    if data.forecast_days >= simulated or not len(initial_dates(*data.test, FRAMES_PER_DAY * data.forecast_days + 1)):
+    partly = data.source == "generated" and data.days < 365 and data.forecast_days >= data.days
+    if partly or not len(initial_dates(data.test[0], data.test[1], FRAMES_PER_DAY * data.forecast_days + 1)):
         refuse("data.forecast_days", f"no forecast of {data.forecast_days} days begins and ends within data.test")
     if data.sequence <= data.context:
         refuse("data.sequence", f"a window of {data.sequence} frames has no target after a context of {data.context}")

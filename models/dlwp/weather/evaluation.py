@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,16 +12,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models.dlwp.weather import forecast_store
-from models.dlwp.weather.config import HOURS_PER_FRAME, LEADS_HOURS, Data
+from models.dlwp.weather.config import CATALOGUE, HOURS_PER_FRAME, LEADS_HOURS, Data
 from models.dlwp.weather.forecasting import BLOCK_STEPS, Scene, climatology_at, forecast, perturbations
 from models.dlwp.weather.grid import latitude_weights
 from models.dlwp.weather.prepared import Prepared, prepared, test_scene
 from models.dlwp.weather.soundness import OUTLIER_Z500_RMSE, Soundness
-from models.dlwp.weather.verification import QUANTITIES, Verification, crps, rate, spectral_ratio
+from models.dlwp.weather.verification import QUANTITIES, Verification, crps, mid_latitudes, rate, spectral_ratio, zonal_power
 from models.dlwp.weather.windows import forecast_starts, valid_times
 from models.system import Context, Outcome, Point
+from results.curves import save_curves
 from results.errors import DataError
-from results.store import write_bytes
 
 #: Forecasts of one call of the model.
 EVAL_BATCH = 8
@@ -32,6 +31,9 @@ SMALL_SCALES = 10
 THREE_DAYS, FIVE_DAYS = 12, 20
 #: What a long rollout is described by.
 _SOUND = ("u10_profile_rmse", "u10_trades_rmse", "u10_westerlies_rmse", "z500_drift")
+
+#: Lines of the picture of errors, and what they show.
+_LINES = {"forecast": "error", "persistence": "persistence", "climatology": "climatology"}
 
 Starts = NDArray[np.int64]
 
@@ -60,11 +62,12 @@ def evaluate(point: Point, model: nn.Module | None, context: Context) -> Outcome
     metrics["stable_days"] = _stable_days(found)
     if model is not None:
         metrics["rollout_days_per_s"] = days_per_s
+        label = f"{CATALOGUE.variant(point.variant).title} {point.size}"
         if data.long_days:
-            metrics |= _long(data, model, scene, ready, context)
-        metrics |= _spectrum(data, model, scene)
+            metrics |= _long(data, model, scene, ready, context, label)
+        metrics |= _spectrum(data, model, scene, context, label)
     if context.rank == 0:
-        _save_curves(context.artifacts, found)
+        _save_errors(context.artifacts, found, f"{CATALOGUE.variant(point.variant).title} {point.size}")
     return Outcome(metrics=metrics, samples=samples)
 
 
@@ -155,7 +158,7 @@ def _truth_at(scene: Scene, starts: Starts, steps: int, channel: str) -> Tensor:
     return torch.stack([scene.frames(int(start), steps, 1)[0, scene.prognostic.index(channel)] for start in starts])
 
 
-def _long(data: Data, model: nn.Module, scene: Scene, ready: Prepared, context: Context) -> dict[str, float]:
+def _long(data: Data, model: nn.Module, scene: Scene, ready: Prepared, context: Context, label: str) -> dict[str, float]:
     """A longer rollout from a few dates, nothing of it kept: winds, drift, time to blow-up."""
     steps = 4 * data.long_days
     try:
@@ -164,7 +167,7 @@ def _long(data: Data, model: nn.Module, scene: Scene, ready: Prepared, context: 
         starts = forecast_starts(scene.weather, data, frames=steps + 1, wanted=data.long_forecasts, whole=False)
     indices, weights = context.shard(len(starts))
     z500, u10 = (scene.prognostic.index(name) for name in ("z500", "u10"))
-    rows = []
+    rows: list[list[float]] = []
     for start in starts[indices]:
         sums = Soundness(scene.weather.latitudes)
         for before, block in forecast(model, scene, np.array([start]), steps):
@@ -175,6 +178,8 @@ def _long(data: Data, model: nn.Module, scene: Scene, ready: Prepared, context: 
             truth = scene.frames(int(start), before + 1, count)[:, u10] if known else None
             sums.add(block[0, :, z500], block[0, :, u10], reference, truth)
             context.progress("rollout", before + count, steps)
+        if context.rank == 0 and not rows:
+            _save_wind(context.artifacts, sums, label)
         metrics = sums.metrics()
         days = data.long_days if sums.broken_after is None else sums.broken_after / 4
         rows.append([days, *(metrics.get(name, np.nan) for name in _SOUND)])
@@ -188,12 +193,57 @@ def _long(data: Data, model: nn.Module, scene: Scene, ready: Prepared, context: 
     return found
 
 
-def _spectrum(data: Data, model: nn.Module, scene: Scene) -> dict[str, float]:
-    """Small-scale power of five-day forecasts against the truth's; all ranks compute the same."""
+def _spectrum(data: Data, model: nn.Module, scene: Scene, context: Context, label: str) -> dict[str, float]:
+    """Zonal power of five-day forecasts against the truth's; all ranks compute the same."""
     starts = forecast_starts(scene.weather, data, frames=FIVE_DAYS + 1, wanted=EVAL_BATCH)
-    made, truth = _at(model, scene, starts, FIVE_DAYS, "z500"), _truth_at(scene, starts, FIVE_DAYS, "z500")
-    ratio = spectral_ratio(made.cpu(), truth.cpu(), scene.weather.latitudes, first=SMALL_SCALES)
+    made, truth = _at(model, scene, starts, FIVE_DAYS, "z500").cpu(), _truth_at(scene, starts, FIVE_DAYS, "z500").cpu()
+    band = torch.from_numpy(mid_latitudes(scene.weather.latitudes))
+    powers = [zonal_power(fields)[:, band].mean((0, 1)).numpy()[1:-1] for fields in (truth, made)]
+    if context.rank == 0 and all(np.isfinite(power).all() for power in powers):
+        save_curves(
+            context.artifacts,
+            "spectrum",
+            x=np.arange(1, len(powers[0]) + 1),
+            lines={"truth": powers[0][None], "forecast at 5 d": powers[1][None]},
+            panels=["30 to 60 degrees, both hemispheres"],
+            title=f"zonal power of z500, {label}",
+            x_label="zonal wavenumber",
+            y_labels=["m4/s4"],
+            log="xy",
+        )
+    ratio = spectral_ratio(made, truth, scene.weather.latitudes, first=SMALL_SCALES)
     return {"spectral_ratio_z500": ratio} if np.isfinite(ratio) else {}
+
+
+def _save_errors(folder: Path, found: Verification, label: str) -> None:
+    """RMSE by lead of z500 and t850, beside persistence and climatology."""
+    curves = found.curves()
+    columns = [found.channels.index(name) for name in ("z500", "t850")]
+    save_curves(
+        folder,
+        "rmse",
+        x=np.array(found.hours) / 24,
+        lines={name: curves[key][:, columns].T for name, key in _LINES.items()},
+        panels=["z500", "t850"],
+        title=f"RMSE by lead, {label}",
+        x_label="days",
+        y_labels=["m2/s2", "K"],
+    )
+
+
+def _save_wind(folder: Path, sums: Soundness, label: str) -> None:
+    """Zonal mean of u10 over the first long rollout, as far as it is sound."""
+    if sums.compared:
+        save_curves(
+            folder,
+            "wind",
+            x=sums.latitudes,
+            lines={"truth": [sums.truth_profile / sums.compared], "rollout": [sums.profile / sums.compared]},
+            panels=[f"mean over {sums.compared / 4:g} d"],
+            title=f"zonal-mean u10, {label}",
+            x_label="latitude [degrees north]",
+            y_labels=["m/s"],
+        )
 
 
 def _scores(found: Verification, *, acc_wb2: bool) -> tuple[dict[str, float], dict[str, NDArray[np.float64]]]:
@@ -219,12 +269,3 @@ def _stable_days(found: Verification) -> float:
     broken = np.sqrt(found.values[:, :, found.channels.index("z500"), 0]) > OUTLIER_Z500_RMSE
     firsts = np.where(broken.any(1), broken.argmax(1), len(found.hours))
     return float(firsts.min()) / 4
-
-
-def _save_curves(folder: Path, found: Verification) -> None:
-    """RMSE by lead and channel: ``verification.npz``."""
-    arrays: dict[str, NDArray[np.generic]] = {"hours": np.array(found.hours), "channels": np.array(found.channels, dtype=str)}
-    arrays.update(found.curves())
-    stream = io.BytesIO()
-    np.savez_compressed(stream, allow_pickle=False, **arrays)
-    write_bytes(folder / "verification.npz", stream.getvalue())

@@ -132,12 +132,17 @@ def zonal_power(field: Tensor) -> Tensor:
     return power
 
 
+def mid_latitudes(latitudes_deg: Array) -> NDArray[np.bool_]:
+    """Which rows lie between 30 and 60 degrees, in either hemisphere."""
+    return np.asarray((np.abs(latitudes_deg) >= 30) & (np.abs(latitudes_deg) <= 60))
+
+
 def spectral_ratio(forecast: Tensor, truth: Tensor, latitudes_deg: Array, *, first: int) -> float:
     """Power at wavenumbers ``first`` and up between 30 and 60 degrees, both hemispheres, forecast over truth.
 
     Args:
         forecast, truth: ``[.., lat, lon]``, averaged over leading dimensions.
     """
-    band = torch.from_numpy((np.abs(latitudes_deg) >= 30) & (np.abs(latitudes_deg) <= 60))
+    band = torch.from_numpy(mid_latitudes(latitudes_deg))
     powers = [zonal_power(field)[..., band, first:].sum() for field in (forecast, truth)]
     return float(powers[0] / powers[1])

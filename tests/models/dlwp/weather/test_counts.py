@@ -1,18 +1,27 @@
-"""Parameter counts: every published weather anchor exactly, closed forms, budgets at all scales. Built on meta."""
+"""Parameter counts: every published weather anchor exactly, closed forms, budgets at all scales. Built on meta.
+
+And what no configuration may say."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from models.dlwp.backbones import build
 from models.dlwp.fields import Fields
 from models.dlwp.shapes import FNO2D, SFNO, ConvLSTM, GraphCast, MeshGraphNet, Pangu
+from models.dlwp.weather import config
 from models.dlwp.weather.config import CATALOGUE, Data, fields, model_preset
 from models.dlwp.weather.presets import SMALL_SIZES, TINY_SIZES
+from models.system import Point
+from results.errors import ConfigError
+
+RECIPES = Path(__file__).parents[4] / "configs" / "recipe"
 
 #: Counts of the published configurations.
 PUBLISHED = {
@@ -39,10 +48,16 @@ COARSE = 0.40
 #: Small sizes that are not within 10 % of their labels, and how far off they are; two heads or four blocks must divide a width.
 LOOSE = {("swin_hpx", "50k"): -0.24, ("fourcastnet_p2x4", "50k"): -0.13}
 
-PAPER = Data()
-SMALL = replace(PAPER, grid="gaussian")
-TINY = replace(PAPER, latitudes=16, nside=4)
-FIELDS = fields(PAPER, "sfno")
+
+def data_of(scale: str) -> Data:
+    """The ``data`` section of a recipe, typed."""
+    recipe = OmegaConf.load(RECIPES / f"dlwp_weather_{scale}.yaml")
+    found: Data = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Data), recipe.data))
+    return found
+
+
+DATA = {scale: data_of(scale) for scale in ("tiny", "small", "paper")}
+FIELDS = fields(DATA["paper"], "sfno")
 EVERY = [(variant.name, size) for variant in CATALOGUE.variants for size in variant.sizes["paper"]]
 
 
@@ -56,8 +71,7 @@ def count(model: Any, applied_to: Fields = FIELDS) -> int:
 
 
 def count_of(variant: str, size: str, scale: str = "paper") -> int:
-    data = {"paper": PAPER, "small": SMALL, "tiny": TINY}[scale]
-    return count(model_preset(variant, size, scale), fields(data, variant))
+    return count(model_preset(variant, size, scale), fields(DATA[scale], variant))
 
 
 def budget(size: str) -> float:
@@ -73,8 +87,8 @@ def test_published_counts(variant: str, size: str, expected: int) -> None:
 
 def test_the_published_network_has_13_channels_in_and_8_out() -> None:
     assert (FIELDS.inputs, FIELDS.outputs, FIELDS.height, FIELDS.width) == (13, 8, 32, 64)
-    assert (fields(PAPER, "unet_hpx").height, fields(PAPER, "unet_hpx").width) == (8, 8)
-    assert (fields(PAPER, "swin_hpx").height, fields(PAPER, "swin_hpx").width) == (24, 32)
+    assert (fields(DATA["paper"], "unet_hpx").height, fields(DATA["paper"], "unet_hpx").width) == (8, 8)
+    assert (fields(DATA["paper"], "swin_hpx").height, fields(DATA["paper"], "swin_hpx").width) == (24, 32)
 
 
 def test_the_published_meshgraphnet_of_width_470_is_twice_as_deep_as_its_label_says() -> None:
@@ -129,7 +143,7 @@ def test_sizes_ascend(scale: str) -> None:
 def test_closed_form_of_convlstm(hidden: int) -> None:
     """The same on a cylinder and on faces."""
     for variant in ("convlstm", "convlstm_hpx"):
-        assert count(ConvLSTM(hidden=hidden), fields(PAPER, variant)) == 306 * hidden**2 + 208 * hidden + 8
+        assert count(ConvLSTM(hidden=hidden), fields(DATA["paper"], variant)) == 306 * hidden**2 + 208 * hidden + 8
 
 
 @pytest.mark.parametrize("width", [1, 8, 54])
@@ -177,3 +191,103 @@ def test_closed_form_of_pangu(embed: int, heads: int) -> None:
     ends = 13 * embed + embed + 2 * embed * 8 + 8
     model = Pangu(embed=embed, heads=[heads, 2 * heads, 2 * heads, heads])
     assert count(model) == tables + blocks + merging + splitting + ends
+
+
+def point_of(variant: str, size: str = "5k", scale: str = "tiny", **changes: Any) -> Point:
+    data, model = replace(DATA[scale], **changes), model_preset(variant, size, scale)
+    return Point(variant=variant, size=size, scale=scale, seed=0, model=model, data=data)
+
+
+@pytest.mark.parametrize("scale", ["tiny", "small", "paper"])
+def test_every_recipe_fits_every_model(scale: str) -> None:
+    for variant in CATALOGUE.variants:
+        for size in variant.sizes[scale]:
+            point = point_of(variant.name, size, scale)
+            assert OmegaConf.to_object(OmegaConf.structured(point.model)) == point.model
+            config.check(point)
+
+
+IMPOSSIBLE: list[tuple[str, str, Any]] = [
+    ("unet", "data.source", "paht"),
+    ("unet", "data.source", "path"),
+    ("unet", "data.format", "wb3"),
+    ("unet", "data.statistics", "published_"),
+    ("unet", "data.grid", "healpix"),
+    ("unet", "data.constants", ["orografy"]),
+    ("unet", "data.constants", ["t2m"]),
+    ("unet", "data.prescribed", ["z500"]),
+    ("unet", "data.prognostic", ["z500", "t850"]),
+    ("unet", "data.prognostic", ["z500", "t850", "u10", "z500"]),
+    ("unet", "data.train", ["1979-01-01"]),
+    ("unet", "data.train", ["1979-02-30", "1979-03-01"]),
+    ("unet", "data.val", ["1980-01-08", "1980-01-01"]),
+    ("unet", "data.val", ["1979-01-10", "1979-01-12"]),
+    ("unet", "data.test", ["1980-01-08", "1980-02-12"]),
+    ("unet", "data.latitudes", 2),
+    ("unet", "data.latitudes", 15),
+    ("unet", "data.latitudes", 18),
+    ("unet_hpx", "data.nside", 0),
+    ("unet_hpx", "data.nside", 6),
+    ("unet_hpx", "data.nside", 2),
+    ("unet", "data.context", 0),
+    ("unet", "data.context", 3),
+    ("unet", "data.sequence", 1),
+    ("unet", "data.stride", 0),
+    ("unet", "data.forecasts", -1),
+    ("unet", "data.forecast_days", 4),
+    ("unet", "data.forecast_days", 20),
+    ("unet", "data.long_days", -1),
+    ("unet", "data.long_forecasts", 0),
+    ("unet", "data.ensemble", 0),
+    ("unet", "data.perturbation", -0.1),
+    ("unet", "data.days", 5),
+    ("unet", "data.spin_up_days", -1),
+    ("unet", "data.store_seed", -1),
+    ("unet", "model.channels", [4]),
+    ("convlstm", "model.hidden", 0),
+    ("fno2d", "model.modes_height", 18),
+    ("tfno2d", "model.rank_width", 0),
+    ("fourcastnet_p1x1", "model.patch_width", 3),
+    ("fourcastnet_p1x1", "model.blocks", 3),
+    ("sfno", "model.degrees", 17),
+    ("sfno", "model.embed", 0),
+    ("pangu", "model.heads", [1, 2, 2]),
+    ("pangu", "model.heads", [1, 3, 2, 1]),
+    ("pangu", "model.patch", 3),
+    ("pangu", "model.patch", 16),
+    ("pangu", "model.drop_path", 1.0),
+    ("pangu", "model.window_height", 0),
+    ("swin", "model.heads", [3]),
+    ("swin_hpx", "model.window", 3),
+    ("meshgraphnet", "model.graph", "multiscale"),
+    ("meshgraphnet", "model.activation", "gelu_"),
+    ("graphcast", "model.level", -1),
+    ("graphcast", "model.layers", 0),
+]
+
+
+@pytest.mark.parametrize(("variant", "key", "value"), IMPOSSIBLE)
+def test_impossible_points_are_refused_by_key(variant: str, key: str, value: Any) -> None:
+    point = point_of(variant)
+    config.check(point)
+    section, leaf = key.split(".")
+    changed = replace(point, **{section: replace(getattr(point, section), **{leaf: value})})
+    with pytest.raises(ConfigError) as caught:
+        config.check(changed)
+    named = {"data.source": {"data.source", "data.path"}, "data.context": {"data.context", "data.sequence"}}
+    named["data.days"] = {"data.days", "data.forecast_days"}
+    assert caught.value.where in named.get(key, {key})
+
+
+def test_channels_without_published_numbers_need_computed_ones() -> None:
+    changes = {"prognostic": ["z500", "t850", "u10", "z200"]}
+    config.check(point_of("unet", **changes))
+    with pytest.raises(ConfigError, match="of 'z200' were published") as caught:
+        config.check(point_of("unet", statistics="published", **changes))
+    assert caught.value.where == "data.statistics"
+
+
+@pytest.mark.parametrize("words", [("resnet", "5k", "tiny"), ("sfno", "3k", "tiny"), ("sfno", "5k", "large")])
+def test_unknown_names_are_refused(words: tuple[str, str, str]) -> None:
+    with pytest.raises(ConfigError):
+        model_preset(*words)

@@ -1,4 +1,4 @@
-"""Statistics, climatology, training windows and first dates of forecasts, on small made-up stores."""
+"""Statistics, climatology, training windows and first dates of forecasts, on small made-up stores; simulated years."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from models.dlwp.weather import windows
 from models.dlwp.weather.calendar import CADENCE
 from models.dlwp.weather.channels import CONSTANTS, PRESCRIBED, PROGNOSTIC, channel
 from models.dlwp.weather.config import Data
+from models.dlwp.weather.data import AtmosphereStore, Member, open_period
 from models.dlwp.weather.grid import equiangular
 from models.dlwp.weather.layouts import WeatherBench2
 from models.dlwp.weather.reader import Weather, open_weather
@@ -248,3 +249,55 @@ def test_windows_read_from_disk_where_memory_is_short(weather: Weather, tmp_path
     part = weather.select("1979-12-24", "1982-04-02").load()
     again = TrainWindows(part, statistics, np.zeros((0, 4, 8), np.float32), prescribed=1, length=5, stride=5).batch(draws)
     assert all(torch.equal(from_disk[name], again[name]) for name in from_disk)
+
+
+def test_whole_years_of_validation_and_test_follow_on(tmp_path: Path) -> None:
+    """2015 has 365 days and 2016 follows; training years are simulated apart, and so is a year after a leap year."""
+    year = 365 * 4
+    spec = AtmosphereStore(Data(train=["2012-01-01", "2014-12-31"], test=["2016-12-31", "2019-12-31"]))
+    assert spec.members == [
+        *(Member(2012 + number, number * year, year) for number in range(3)),
+        Member(2015, 3 * year, 2 * year),
+        Member(2017, 5 * year, 3 * year),
+    ]
+    layout = spec.layout()
+    assert (np.diff(layout.times) > 0).all()
+    for number, member in enumerate(spec.members):
+        times = layout.times[layout.segment == number]
+        assert (np.diff(times) == np.timedelta64(6, "h")).all()
+        assert str(times[0])[:13] == f"{member.year}-01-01T00"
+    short = AtmosphereStore(replace(spec.data, days=364))
+    assert [member.frames for member in short.members] == [4 * 364] * 8
+    # A year that two periods share is simulated once, also where it followed on.
+    shared = AtmosphereStore(
+        Data(train=["2010-01-01", "2010-12-31"], val=["2013-01-01", "2014-06-30"], test=["2014-07-01", "2015-12-31"])
+    )
+    assert shared.members == [Member(2010, 0, year), Member(2013, year, 3 * year)]
+    assert (np.diff(shared.layout().times) > 0).all()
+
+
+def build_store(data: Data, root: Path, parts: list[int]) -> Path:
+    spec = AtmosphereStore(data)
+    place = spec.folder(root)
+    place.mkdir(parents=True)
+    spec.create(place)
+    for part in parts:
+        spec.build_part(place, part)
+    spec.finish(place)
+    return place
+
+
+@pytest.mark.parametrize("format", ["wb2_zarr", "wb1_netcdf"])
+def test_parts_may_be_built_in_any_order(tmp_path: Path, format: str) -> None:
+    """Five years are two parts; the second first, and the first again: the same bytes, and no year like another."""
+    data = Data(train=["1979-01-01", "1981-01-02"], val=["1982-01-01", "1982-01-02"], test=["1983-01-01", "1983-01-02"])
+    data = replace(data, format=format, days=2, spin_up_days=1, latitudes=8, prognostic=["t850", "u10", "z500"])
+    assert AtmosphereStore(data).parts == 2
+    first = build_store(data, tmp_path / "first", [0, 1])
+    second = build_store(data, tmp_path / "second", [1, 0, 1])
+    files = sorted(path.relative_to(first) for path in first.rglob("*") if path.is_file())
+    assert files == sorted(path.relative_to(second) for path in second.rglob("*") if path.is_file())
+    assert all((first / name).read_bytes() == (second / name).read_bytes() for name in files)
+    weather = open_period(data, tmp_path / "first", "train")
+    assert weather.segment.tolist() == np.repeat(range(3), 8).tolist()
+    assert len({weather.read(8 * year, 8 * year + 1).tobytes() for year in range(3)}) == 3
