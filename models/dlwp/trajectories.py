@@ -1,7 +1,7 @@
 """Reads trajectories: a split of a generated store (:mod:`models.dlwp.data`) or of a user's own in the same layout.
 
 Needed is one variable, ``u[sample, time, dim, height, width]`` with ``dim`` of length 1, in a zarr group (v2 or v3) named for
-the split.
+the split, or in a netCDF file (:mod:`models.dlwp.netcdf`).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models.dlwp.netcdf import holds_netcdf, netcdf_file, open_netcdf
 from results.errors import DataError
 
 if TYPE_CHECKING:
@@ -32,8 +33,18 @@ class Trajectories:
         resolution: grid points along each side.
     """
 
-    def __init__(self, u: xr.DataArray, folder: Path, split: str, *, samples: int, frames: int, memory_limit: int) -> None:
-        self._folder = folder
+    def __init__(
+        self,
+        u: xr.DataArray,
+        folder: Path,
+        split: str,
+        *,
+        samples: int,
+        frames: int,
+        memory_limit: int,
+        training: Path | None = None,
+    ) -> None:
+        self._folder, self._training = folder, training
         self._split = split
         self._u = u.isel(sample=slice(samples), time=slice(frames))
         self.num_samples = samples
@@ -82,7 +93,8 @@ class Trajectories:
         if (self._folder / "statistics").exists():
             stored = _read(_open_group(self._folder, "statistics"), "climatology", self._folder, "statistics", DIMS[2:])
             return np.asarray(_values(stored, self._folder, "statistics"), dtype=np.float32)
-        u = _read(_open_group(self._folder, "train"), "u", self._folder, "train", DIMS)
+        opened = _open_group(self._folder, "train") if self._training is None else open_netcdf(self._training)
+        u = _read(opened, "u", self._folder, "train", DIMS)
         total = np.zeros(tuple(u.sizes[name] for name in DIMS[2:]))
         for sample in range(u.sizes["sample"]):
             total += np.asarray(_values(u.isel(sample=sample), self._folder, "train"), dtype=np.float64).sum(0)
@@ -117,9 +129,12 @@ def open_trajectories(data: Any, folder: str | Path, split: str, *, memory_limit
         DataError: the store, group or variable is missing; dimensions, type, resolution or sizes are not as wanted; a chunk is
             damaged. The message names store, split and variable.
     """
-    folder = Path(folder)
-    u = _read(_open_group(folder, split), "u", folder, split, DIMS)
-    wanted = int(getattr(data, split))
+    folder, wanted = Path(folder), int(getattr(data, split))
+    if holds_netcdf(folder):
+        folder = netcdf_file(folder, split, wanted)
+        u = _read(open_netcdf(folder), "u", folder, split, DIMS)
+    else:
+        u = _read(_open_group(folder, split), "u", folder, split, DIMS)
     problem = ""
     if 0 in u.sizes.values():
         problem = "variable 'u' is empty"
@@ -134,7 +149,8 @@ def open_trajectories(data: Any, folder: str | Path, split: str, *, memory_limit
     if problem:
         raise _error(problem, folder, split)
     frames = min(int(u.sizes["time"]), data.frames)
-    return Trajectories(u, folder, split, samples=wanted, frames=frames, memory_limit=memory_limit)
+    training = netcdf_file(folder.parent, "train", int(data.train)) if folder.suffix == ".nc" else None
+    return Trajectories(u, folder, split, samples=wanted, frames=frames, memory_limit=memory_limit, training=training)
 
 
 def _open_group(folder: Path, split: str) -> xr.Dataset:
