@@ -72,6 +72,8 @@ def check(config: ExperimentConfig, source: str) -> None:
     }.items():
         if limit is not None and not (math.isfinite(limit) and limit > 0):
             refuse(key, f"{key} is {limit}; it must be positive, or null")
+    if train.clip_at_lr and train.clip is not None:
+        refuse("train.clip_at_lr", f"the clipping threshold is either the learning rate or {train.clip}", "train.clip=null")
     if len(train.betas) != 2 or not all(0 <= beta < 1 for beta in train.betas):
         refuse("train.betas", f"train.betas is {train.betas}; it takes two numbers in [0, 1)")
     if train.timing_warmup_steps >= train.steps:

@@ -122,6 +122,10 @@ class DeepSpeedEngine(Engine):
 
     def step(self, batches: Sequence[Batch], lr: float) -> StepResult:
         set_learning_rate(self._optimizer.param_groups, lr)
+        if self.train.clip_at_lr:
+            self._engine._config.gradient_clipping = lr  # what stage 0 reads; the others keep their own
+            if hasattr(self._optimizer, "clip_grad"):
+                self._optimizer.clip_grad = lr
         total = 0.0
         for batch in batches:
             with self.autocast():

@@ -48,8 +48,9 @@ class TorchEngine(Engine):
             loss.backward()
             total += loss.item()
         norm = math.nan
-        if self.train.clip is not None:
-            norm = float(torch.nn.utils.clip_grad_norm_(self._trainable, self.train.clip))
+        limit = lr if self.train.clip_at_lr else self.train.clip
+        if limit is not None:
+            norm = float(torch.nn.utils.clip_grad_norm_(self._trainable, limit))
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         return StepResult(total, norm)

@@ -95,3 +95,36 @@ def test_evaluation_does_not_depend_on_the_number_of_ranks(shared: Workplace) ->
         rows[words[0]] = row["metrics"]
     assert rows["engine=torch"]["rmse"] == pytest.approx(rows["engine=zero3"]["rmse"], rel=1e-4)
     assert rows["engine=torch"]["persistence_rmse"] == pytest.approx(rows["engine=zero3"]["persistence_rmse"], rel=1e-12)
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("stage", ["zero0", "zero2", "zero3"])
+def test_clipping_at_the_learning_rate_is_the_same_everywhere(shared: Workplace, stage: str) -> None:
+    """The threshold of every step is its learning rate: small enough here to change every update's gradient."""
+    words = ("train.clip=null", "train.clip_at_lr=true")
+    reference = losses(shared, "engine=torch", *words)
+    assert not np.allclose(reference[1:], losses(shared, "engine=torch", "train.clip=null")[1:], rtol=1e-6)
+    np.testing.assert_allclose(losses(shared, f"engine={stage}", "ranks=2", *words), reference, rtol=1e-5)
+
+
+WEATHER = ("system=dlwp_weather", "scale=tiny", "train.steps=6", "data.forecasts=2", "tracker=none")
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize(
+    ("variant", "words"),
+    [
+        ("sfno", ("engine=zero3",)),
+        ("graphcast", ("engine=zero3",)),
+        ("pangu", ("engine=zero3",)),
+        ("convlstm_hpx", ("engine=zero2", "data.recompute=true")),
+    ],
+)
+def test_weather_backbones_train_sharded(shared: Workplace, variant: str, words: tuple[str, ...]) -> None:
+    """Parameters gathered inside one forward that covers a whole rollout; its steps computed again in backward."""
+    curves = []
+    for layout in (("engine=torch",), (*words, "ranks=2")):
+        done = shared.json("run", *WEATHER, f"variant={variant}", *layout)
+        assert done[0]["status"] == "completed"
+        curves.append(read_run_steps(RunFolder(shared.path / "runs" / done[0]["run"]))["loss"])
+    np.testing.assert_allclose(curves[1], curves[0], rtol=1e-4)

@@ -249,7 +249,13 @@ def _check_data(data: Data) -> None:
     for key, least in {**lowest, "long_forecasts": 1, "forecasts": 0, "long_days": 0, "spin_up_days": 0, "store_seed": 0}.items():
         if getattr(data, key) < least:
             refuse(f"data.{key}", f"data.{key} is {getattr(data, key)}; it must be at least {least}")
-    partly = data.source == "generated" and data.days < 365 and data.forecast_days >= data.days
+    simulated = data.source == "generated"
+    for key, (first, last) in periods.items():
+        year = first.astype("datetime64[Y]")
+        into = int((first - year.astype("datetime64[D]")).astype(int))
+        if simulated and year == last.astype("datetime64[Y]") and into >= data.days:
+            refuse(f"data.{key}", f"of {year} only the first {data.days} days are simulated (data.days), none from {first} on")
+    partly = simulated and data.days < 365 and data.forecast_days >= data.days
     if partly or not len(initial_dates(data.test[0], data.test[1], FRAMES_PER_DAY * data.forecast_days + 1)):
         refuse("data.forecast_days", f"no forecast of {data.forecast_days} days begins and ends within data.test")
     if data.sequence <= data.context:

@@ -175,12 +175,12 @@ class Weather:
             raise DataError(
                 f"the period {first_date} to {last_date} is wanted, there is {hour(self.times[0])} to {hour(self.times[-1])}",
                 where=str(self._store.path),
-                next_step="change data.splits or add the missing years",
+                next_step="change data.train, data.val or data.test, or add the missing years",
             )
         kept = np.flatnonzero((dates >= first) & (dates <= last))
         if len(kept) == 0:
             what = f"the store has no frame from {first_date} to {last_date}"
-            raise DataError(what, where=str(self._store.path), next_step="change data.splits")
+            raise DataError(what, where=str(self._store.path), next_step="change data.train, data.val or data.test")
         begin, end = int(kept[0]), int(kept[-1]) + 1
         times = self.times[begin:end]
         groups = [replace(group, variable=group.variable.between(times[0], times[-1])) for group in self._groups]

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.dlwp.weather.calendar import CADENCE_HOURS, Times, hour, on_cadence
-from models.dlwp.weather.channels import Channel
+from models.dlwp.weather.channels import Channel, Role
 from models.dlwp.weather.grid import Grid, Orientation, orient
 from models.dlwp.weather.pieces import MEND, Piece, Variable, check_times, first_line
 from results.errors import ConfigError, DataError, near_matches
@@ -72,7 +72,7 @@ class Store:
         if found:
             raise self._error(
                 f"variable '{self._name(entry)}' is not there on {entry.level_hpa} hPa; it has {sorted(levels) or 'no levels'}",
-                f"add the level, or take {entry.id} out of data.variables",
+                f"add the level, or take {entry.id} out of {_key(entry)}",
             )
         return None
 
@@ -84,7 +84,7 @@ class Store:
         elif not (self.path / entry.folder).is_dir():
             there = ", ".join(sorted(place.name for place in self.path.iterdir() if place.is_dir())) or "none"
             what = f"directory '{entry.folder}' (channel {entry.id}) is missing; there are: {there}"
-        return self._error(what, f"add it, or take {entry.id} out of data.variables")
+        return self._error(what, f"add it, or take {entry.id} out of {_key(entry)}")
 
     def constant(self, entry: Channel) -> NDArray[np.float32] | None:
         """A field without time, ``[lat, lon]`` in the units of the lexicon, or None where the store has none.
@@ -170,6 +170,11 @@ class Store:
 
     def _error(self, what: str, next_step: str) -> DataError:
         return DataError(what, where=str(self.path), next_step=next_step)
+
+
+def _key(entry: Channel) -> str:
+    """Where a channel is asked for."""
+    return f"data.{entry.role}s" if entry.role is Role.CONSTANT else f"data.{entry.role}"
 
 
 def _open_dataset(path: Path) -> xr.Dataset:

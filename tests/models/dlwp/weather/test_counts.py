@@ -223,6 +223,7 @@ IMPOSSIBLE: list[tuple[str, str, Any]] = [
     ("unet", "data.val", ["1980-01-08", "1980-01-01"]),
     ("unet", "data.val", ["1979-01-10", "1979-01-12"]),
     ("unet", "data.test", ["1980-01-08", "1980-02-12"]),
+    ("unet", "data.test", ["1981-06-01", "1981-08-31"]),
     ("unet", "data.latitudes", 2),
     ("unet", "data.latitudes", 15),
     ("unet", "data.latitudes", 18),

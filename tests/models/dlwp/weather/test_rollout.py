@@ -193,6 +193,25 @@ def test_gradients_flow_through_every_step(variant: str) -> None:
     assert all(tensor.grad is not None and tensor.grad.abs().max() > 0 for tensor in made)
 
 
+@pytest.mark.parametrize("recompute", [False, True])
+def test_gradients_in_closed_form(recompute: bool) -> None:
+    """Growth by a share a at every step: (1 + a)^n x, whose derivative is n (1 + a)^(n - 1) x."""
+
+    class Growth(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.share = nn.Parameter(torch.tensor(0.1))
+
+        def forward(self, step: Tensor) -> Tensor:
+            return self.share * step[:, -1:]
+
+    model = ForecastModel(Growth(), context=1, recompute=recompute)
+    out = model(of_zeros(1), torch.zeros(1, 4, 0, ROWS, COLUMNS), torch.full((1, 1, 1, ROWS, COLUMNS), 2.0), 4)
+    out[:, -1].mean().backward()
+    assert out[0, :, 0, 0, 0].tolist() == pytest.approx([2 * 1.1**n for n in (1, 2, 3, 4)])
+    assert model.backbone.share.grad.item() == pytest.approx(2 * 4 * 1.1**3)
+
+
 @pytest.mark.parametrize("variant", ["sfno", "pangu", "convlstm", "convlstm_hpx", "unet_hpx"])
 def test_recomputed_activations_give_the_same_gradients(variant: str) -> None:
     """To the bit, in training mode; every step is applied once more in backward, and never without gradients."""

@@ -90,13 +90,18 @@ class Oracle(nn.Module):
         scene = preparing.test_scene(point, torch.device("cpu"))
         statistics = scene.statistics
         fields = (scene.weather.read(0, len(scene.weather.times)) - statistics.mean) / statistics.std
-        self.truth = torch.from_numpy(np.asarray(fields, np.float32))[:, scene.prescribed :]
-        self.off, self.breaks = off, breaks
+        self.forcing, self.truth = torch.from_numpy(np.asarray(fields, np.float32)).split((1, 8), dim=1)
+        self.context, self.off, self.breaks, self.begun = scene.context, off, breaks, set[int]()
 
     def forward(
         self, constants: Tensor, prescribed: Tensor, prognostic: Tensor, steps: int, state: Any, carry: bool
     ) -> tuple[Tensor, tuple[Tensor, Any]]:
         starts, done = state or ([int((self.truth - first[-1]).abs().mean((1, 2, 3)).argmin()) for first in prognostic], 0)
+        self.begun |= set(starts)
+        for given, start in zip(prescribed, starts, strict=True):  # from the first frame of the context on
+            wanted = self.forcing[start - self.context + 1 + done :][: len(given)]
+            torch.testing.assert_close(given[: len(wanted)], wanted, atol=1e-4, rtol=1e-4)
+            assert len(given) == self.context - 1 + steps
         places = torch.tensor(starts)[:, None] + done + 1 + torch.arange(steps)
         out = self.truth[places.clamp(max=len(self.truth) - 1)] + self.off
         if self.breaks is not None and done <= self.breaks[0] < done + steps:
@@ -144,7 +149,9 @@ def test_a_point_runs(root: Path, tmp_path: Path, variant: str) -> None:
 def test_forecasts_of_the_truth_are_perfect(root: Path, tmp_path: Path) -> None:
     """No error, correlation 1, the truth's spectrum, its winds in a longer rollout; persistence and climatology by numpy."""
     point = point_of(root, long_days=8, long_forecasts=2, forecasts=0)
-    found = scored(point, Oracle(point), tmp_path).metrics
+    oracle = Oracle(point)
+    found = scored(point, oracle, tmp_path).metrics
+    assert oracle.begun == {0, 12, 28, 40}  # the longer ones, too: eight days later there is truth
     for hours in (24, 72, 120):
         assert found[f"rmse_z500_{hours}h"] == pytest.approx(0, abs=0.02)
         assert found[f"rmse_t850_{hours}h"] == pytest.approx(0, abs=1e-4)
@@ -168,7 +175,7 @@ def test_forecasts_of_the_truth_are_perfect(root: Path, tmp_path: Path) -> None:
 def test_a_rollout_beyond_the_truth_is_compared_where_there_is_some(root: Path, tmp_path: Path) -> None:
     """Thirty days from a period of twenty: winds that are right as long as they can be are not held against the rest; insolation
     goes on."""
-    point = point_of(root, long_days=30)
+    point = point_of(root, long_days=30, context=2)
     found = scored(point, Oracle(point), tmp_path).metrics
     assert found["stable_days"] == 30
     assert found["u10_profile_rmse"] == pytest.approx(0, abs=1e-4)

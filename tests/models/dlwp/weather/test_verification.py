@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from models.dlwp.weather.forecasting import perturbations
+from models.dlwp.weather.forecasting import climatology_at, perturbations
 from models.dlwp.weather.grid import WEATHERBENCH, cell_areas, equiangular, gaussian, latitude_weights
 from models.dlwp.weather.verification import QUANTITIES, Verification, crps, rate, spectral_ratio, zonal_power
 
@@ -81,6 +81,12 @@ def test_anomaly_correlation_of_the_truth_and_of_its_anomaly_stretched_is_one(fa
             assert found.acc_pooled(channel, hours) == pytest.approx(sign, abs=1e-12)
             assert found.acc_wb2(channel, hours) == pytest.approx(sign, abs=1e-12)
     assert verified(TRUTH).acc_pooled("z500", 6) == pytest.approx(1, abs=1e-14)
+
+
+def test_the_climatology_is_that_of_the_month_of_the_valid_time() -> None:
+    monthly = np.arange(12 * 3, dtype=np.float32).reshape(12, 3, 1, 1)
+    times = np.array(["2016-12-31T18", "2017-01-01T00", "2016-02-29T06", "2017-07-01"], "datetime64[ns]")
+    assert climatology_at(times, monthly, 1)[..., 0, 0].tolist() == [[34, 35], [1, 2], [4, 5], [19, 20]]
 
 
 def test_pooled_correlation_counts_dates_by_their_power_the_other_counts_them_alike() -> None:

@@ -221,6 +221,12 @@ def test_no_forecast_begins_or_ends_beyond_a_break_and_none_twice() -> None:
     assert caught.value.where == "data.test"
 
 
+def test_a_forecast_stays_in_its_simulation_where_the_next_follows_without_a_gap() -> None:
+    frames = Frames.of(("1981-01-01", 40), ("1981-01-11", 40))
+    starts = forecast_starts(frames, Data(test=["1981-01-01", "1981-01-20"]), frames=13, wanted=0)
+    assert starts.tolist() == [0, 12, 40, 56]
+
+
 def test_a_context_needs_frames_before_the_first_date() -> None:
     frames = Frames.of(("1981-01-01", 80))
     data = Data(test=["1981-01-01", "1981-01-20"])
@@ -238,17 +244,6 @@ def test_forecasts_reach_beyond_the_end() -> None:
     times = valid_times(frames, 6, 4)
     expected = ["1981-12-31T18", "1982-01-01T00", "1982-01-01T06", "1982-01-01T12"]
     assert [str(np.datetime_as_string(time, unit="h")) for time in times] == expected
-
-
-def test_windows_read_from_disk_where_memory_is_short(weather: Weather, tmp_path: Path) -> None:
-    assert not weather.in_memory
-    statistics = Statistics(*np.float32([[[[0.0]]], [[[1.0]]]]))
-    before = TrainWindows(weather, statistics, np.zeros((0, 4, 8), np.float32), prescribed=1, length=5, stride=5)
-    draws = [Draw(sample=index, key=index) for index in range(before.num_samples)]
-    from_disk = before.batch(draws)
-    part = weather.select("1979-12-24", "1982-04-02").load()
-    again = TrainWindows(part, statistics, np.zeros((0, 4, 8), np.float32), prescribed=1, length=5, stride=5).batch(draws)
-    assert all(torch.equal(from_disk[name], again[name]) for name in from_disk)
 
 
 def test_whole_years_of_validation_and_test_follow_on(tmp_path: Path) -> None:
