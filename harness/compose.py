@@ -244,11 +244,18 @@ def _is_plain(override: Any) -> bool:
 def _apart(words: Sequence[Any]) -> set[str]:
     """Keys of plain words that may be put in after composing. Where another kind of word (``++train.steps=3``) is about the same
     key or section, order counts, and all of them are Hydra's."""
-    held = {word.key_or_group for word in words if not _is_plain(word) and _names_no_group(word.key_or_group)}
+    held = {
+        word.key_or_group for word in words if not _is_plain(word) and (_names_no_group(word.key_or_group) or _is_section(word))
+    }
     plain = {word.key_or_group for word in words if _is_plain(word)} - held
     while touched := {key for key in plain if any(f"{key}.".startswith(f"{o}.") or f"{o}.".startswith(f"{key}.") for o in held)}:
         plain, held = plain - touched, held | touched
     return plain
+
+
+def _is_section(override: Any) -> bool:
+    """Whether a word gives a group's name a section instead of a choice (``launcher={max_parallel: 5}``)."""
+    return not override.is_delete() and isinstance(override.value(), dict)
 
 
 def _names_no_group(key: str) -> bool:

@@ -28,8 +28,8 @@ class Multimesh:
         nodes: features of mesh nodes: cosine of latitude, sine and cosine of longitude, float32 ``[node, 3]``.
         mesh: edges of all resolutions, both ways.
         into: from grid points to mesh nodes.
-        out_of: from mesh nodes to grid points: the corners of the triangle whose centre is nearest, as published; for one point in
-            twenty it is a neighbour of the one that the point lies in.
+        out_of: from mesh nodes to grid points: the corners of the triangle whose centre is nearest, as published; for one point
+            in twenty it is a neighbour of the one that the point lies in.
     """
 
     nodes: NDArray[np.float32]

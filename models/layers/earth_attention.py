@@ -75,19 +75,19 @@ class EarthAttention(nn.Module):
         batch, rows, columns, wide = qkv.shape
         p, q = self.window
         along, depth = columns // q, wide // (3 * self.heads)
-        cut = qkv.view(batch, self.types, p, along, q, 3, self.heads, depth).permute(5, 0, 3, 1, 6, 2, 4, 7)
-        parts = cut.reshape(3, batch * along, self.types * self.heads, p * q, depth)
+        cut = qkv.view(batch, self.types, p, along, q, 3, self.heads, depth).permute(5, 1, 6, 0, 3, 2, 4, 7)
+        parts = cut.reshape(3, self.types * self.heads, batch * along, p * q, depth)
         query, key, value = parts.unbind(0)
         if moved:  # the level lies second in its window then, and its border over the pole is masked
             bias = self._bias(1, 1) + self._mask()
         else:
             bias = torch.cat([self._bias(0, 0), self._bias(0, 1)], dim=-1)
-            _, empty_key, empty_value = self.bias.to(qkv.dtype).view(3, 1, 1, self.heads, 1, depth).unbind(0)
-            shape = batch * along, self.types, self.heads, p * q, depth
-            key = torch.cat([key, empty_key.expand(shape).flatten(1, 2)], dim=2)
-            value = torch.cat([value, empty_value.expand(shape).flatten(1, 2)], dim=2)
-        mixed = attention(query.contiguous(), key.contiguous(), value.contiguous(), bias)
-        mixed = mixed.view(batch, along, self.types, self.heads, p, q, depth).permute(0, 2, 4, 1, 5, 3, 6)
+            _, empty_key, empty_value = self.bias.to(qkv.dtype).view(3, 1, self.heads, 1, 1, depth).unbind(0)
+            shape = self.types, self.heads, batch * along, p * q, depth
+            key = torch.cat([key, empty_key.expand(shape).flatten(0, 1)], dim=2)
+            value = torch.cat([value, empty_value.expand(shape).flatten(0, 1)], dim=2)
+        mixed = attention(query, key, value, bias)
+        mixed = mixed.reshape(self.types, self.heads, batch, along, p, q, depth).permute(2, 0, 4, 3, 5, 1, 6)
         return mixed.reshape(batch, rows, columns, wide // 3)
 
     def _bias(self, level: int, other: int) -> Tensor:

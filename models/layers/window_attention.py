@@ -1,12 +1,15 @@
 """Attention within windows of a grid of tokens, with a learned bias per relative position (Liu et al. 2021, Swin).
 
-Two things make it cheap. Scores are worked on chunk by chunk and computed again in backward, so that no matrix of all pairs of
-tokens is kept. And where a shifted window is cut by a border that attention may not cross, its two parts are attended to apart
-instead of together under a mask: for one window over the whole map that is a quarter of the work.
+Three things make it cheap. Scores are worked on chunk by chunk and computed again in backward, so that no matrix of all pairs of
+tokens is kept. Neither is one of their biases: those of a chunk are a view of the table that is copied where it is used, and
+their gradients are summed into the table's from there. And where a shifted window is cut by a border that attention may not
+cross, its two parts are attended to apart instead of together under a mask: for one window over the whole map that is a quarter
+of the work.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -23,61 +26,206 @@ CHUNK_ELEMENTS = 1 << 18
 FORBIDDEN = -1e9
 
 
+class _DenseBias:
+    """A bias per pair of tokens, ``[heads, queries, keys]``."""
+
+    granule = 1  # queries that a chunk is a multiple of
+
+    def __init__(self, values: Tensor) -> None:
+        self.values = values
+        self.grad = torch.empty(0)
+
+    def chunk(self, heads: slice, queries: slice) -> Tensor:
+        """``[heads, queries, keys]``."""
+        return self.values[heads, queries]
+
+    def start_backward(self) -> None:
+        """Before the first :meth:`add`."""
+        self.grad = torch.zeros_like(self.values)
+
+    def add(self, scores: Tensor, heads: slice, queries: slice, *, first: bool, last: bool) -> None:
+        """Gradients of the scores of a chunk ``[heads, windows, queries, keys]``; ``first`` and ``last`` of its windows."""
+        self.grad[heads, queries] += scores.sum(1)
+
+
+class _SlidingBias:
+    """The bias of a whole window's tokens, queries last token first, out of the turned table ``[heads, 2 rows - 1, 2 columns
+    - 1]``: that of the next query is what lies one place further on in it."""
+
+    def __init__(self, table: Tensor, size: tuple[int, int]) -> None:
+        self.table, self.size, self.granule = table, size, size[1]
+        self.places = table.unfold(1, size[0], 1).unfold(2, size[1], 1)  # [heads, row, column of query, row, column of key]
+        self.grad, self._sums = torch.empty(0), torch.empty(0)
+
+    def chunk(self, heads: slice, queries: slice) -> Tensor:
+        rows, columns = self.size
+        part = self.places[heads, queries.start // columns : queries.stop // columns]
+        return part.reshape(part.shape[0], -1, rows * columns)
+
+    def start_backward(self) -> None:
+        self.grad = torch.zeros_like(self.table)
+
+    def add(self, scores: Tensor, heads: slice, queries: slice, *, first: bool, last: bool) -> None:
+        rows, columns = self.size
+        shape = scores.shape[0], scores.shape[2] // columns, columns, rows, columns
+        # Summed over windows as [head, row of query, row of key, column of query, 2 columns of key]: the upper half is 0.
+        wide = shape[0], shape[1], rows, columns, 2 * columns
+        if self._sums.shape != wide:
+            self._sums = scores.new_zeros(wide)
+        over_windows = (scores[:, 0] if scores.shape[1] == 1 else scores.sum(1)).view(shape).transpose(2, 3)
+        if first:
+            self._sums[..., :columns].copy_(over_windows)
+        else:
+            self._sums[..., :columns].add_(over_windows)
+        if last:
+            # Read in lines shorter by one, the columns of every next query are moved by one more: they add up along the table.
+            line = 2 * columns * columns
+            strides = shape[1] * rows * line, rows * line, line, 2 * columns - 1, 1
+            moved = self._sums.as_strided((*wide[:4], 2 * columns - 1), strides).sum(3)
+            above = queries.start // columns
+            for row in range(shape[1]):
+                self.grad[heads, above + row : above + row + rows] += moved[:, row]
+
+
 class _Attention(torch.autograd.Function):
-    """softmax(scale q k^T + bias) v by chunks of queries; backward recomputes the probabilities."""
+    """softmax(scale q k^T + bias) v by chunks; backward recomputes the probabilities."""
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, chunk: int) -> Tensor:
-        """``q, k, v``: ``[windows, heads, tokens, channels]``, ``bias``: ``[heads, tokens, tokens]``."""
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, size: tuple[int, int] | None) -> Tensor:
+        """``q, k, v``: ``[heads, windows, tokens, channels]``, contiguous; ``bias``: what :class:`_DenseBias` takes, or, with
+        the ``size`` of a window, what :class:`_SlidingBias` does."""
+        source = _DenseBias(bias) if size is None else _SlidingBias(bias, size)
+        queries = _queries(q, size)
         out = torch.empty_like(q)
-        for first in range(0, q.shape[2], chunk):
-            part = slice(first, first + chunk)
-            torch.matmul(_probabilities(q[:, :, part], k, bias[:, part]), v, out=out[:, :, part])
+        work, biases = _work(source, k), bias
+        for heads, part, windows in _chunks(q.shape, k.shape[2], source.granule):
+            if windows.start == 0:
+                biases = source.chunk(heads, part)
+            probabilities = _probabilities(queries[heads, windows, part], k[heads, windows], biases, work)
+            torch.bmm(probabilities, _flat(v[heads, windows]), out=_flat(out[heads, windows, part]))
+        out = out if size is None else out.flip(2)
         ctx.save_for_backward(q, k, v, bias, out)
-        ctx.chunk = chunk
+        ctx.size = size
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, bias, out = ctx.saved_tensors
-        scale, chunk = q.shape[-1] ** -0.5, ctx.chunk
-        grad = grad.contiguous()
-        grad_q, grad_k, grad_v, grad_bias = (torch.zeros_like(tensor) for tensor in (q, k, v, bias))
-        for first in range(0, q.shape[2], chunk):
-            part = slice(first, first + chunk)
-            probabilities = _probabilities(q[:, :, part], k, bias[:, part])
-            wanted = grad[:, :, part]
-            grad_v += probabilities.transpose(-1, -2) @ wanted
-            # d softmax: p (dp - sum(p dp)), and sum(p dp) = sum(out grad).
-            inner = (wanted * out[:, :, part]).sum(-1, keepdim=True)
-            scores = (wanted @ v.transpose(-1, -2)).sub_(inner).mul_(probabilities)
-            grad_bias[:, part] = scores.sum(0)
-            grad_q[:, :, part] = (scores @ k).mul_(scale)
-            grad_k += (scores.transpose(-1, -2) @ q[:, :, part]).mul_(scale)
-        return grad_q, grad_k, grad_v, grad_bias, None
+        size, scale = ctx.size, q.shape[-1] ** -0.5
+        source = _DenseBias(bias) if size is None else _SlidingBias(bias, size)
+        source.start_backward()
+        # d softmax: p (dp - sum(p dp)), and sum(p dp) = sum(out grad).
+        inner = (grad * out).sum(-1, keepdim=True)
+        queries, wanted = _queries(q, size), grad.contiguous()
+        if size is not None:
+            inner, wanted = inner.flip(2), wanted.flip(2)
+        grad_q = torch.empty_like(q)
+        # Channels before tokens: products with a short side first are the faster ones.
+        grad_k, grad_v = (torch.zeros_like(t.mT, memory_format=torch.contiguous_format) for t in (k, v))
+        work, more, biases = _work(source, k), _work(source, k), bias
+        for heads, part, windows in _chunks(q.shape, k.shape[2], source.granule):
+            if windows.start == 0:
+                biases = source.chunk(heads, part)
+            own, asked = _flat(queries[heads, windows, part]), _flat(wanted[heads, windows, part])
+            probabilities = _probabilities(queries[heads, windows, part], k[heads, windows], biases, work)
+            _flat(grad_v[heads, windows]).baddbmm_(asked.mT, probabilities)
+            scores = more[: probabilities.numel()].view(probabilities.shape)
+            torch.bmm(asked, _flat(v[heads, windows]).mT, out=scores)
+            scores.sub_(_flat(inner[heads, windows, part])).mul_(probabilities)
+            by_head = scores.unflatten(0, (-1, windows.stop - windows.start))
+            source.add(by_head, heads, part, first=windows.start == 0, last=windows.stop == q.shape[1])
+            torch.bmm(scores, _flat(k[heads, windows]), out=_flat(grad_q[heads, windows, part]))
+            _flat(grad_k[heads, windows]).baddbmm_(own.mT, scores)
+        grad_q = (grad_q if size is None else grad_q.flip(2)).mul_(scale)
+        return grad_q, grad_k.mT, grad_v.mT, source.grad, None
 
 
-def _probabilities(q: Tensor, k: Tensor, bias: Tensor) -> Tensor:
-    windows, heads, rows, channels = q.shape
-    start = bias.expand(windows, -1, -1, -1).reshape(windows * heads, rows, -1)
-    keys = k.reshape(windows * heads, -1, channels).transpose(1, 2)
-    scores = torch.baddbmm(start, q.reshape(windows * heads, rows, channels), keys, alpha=channels**-0.5)
-    return torch.softmax(scores, dim=-1).view(windows, heads, rows, -1)
+def _queries(q: Tensor, size: tuple[int, int] | None) -> Tensor:
+    """Scaled; last token first for a sliding bias."""
+    return (q if size is None else q.flip(2)) * q.shape[-1] ** -0.5
+
+
+def _flat(part: Tensor) -> Tensor:
+    """Heads and windows as one dimension: a view of what :func:`_chunks` cuts."""
+    return part.view(-1, *part.shape[2:])
+
+
+def _work(source: _DenseBias | _SlidingBias, k: Tensor) -> Tensor:
+    """Memory for the scores of one chunk."""
+    return k.new_empty(max(CHUNK_ELEMENTS, k.shape[2] * source.granule))
+
+
+def _chunks(shape: torch.Size, keys: int, granule: int) -> Iterator[tuple[slice, slice, slice]]:
+    """Heads, queries and windows of every chunk, windows innermost. Either queries, or windows, or heads are cut."""
+    heads, windows, queries, _ = shape
+    per_window = queries * keys
+    if windows * per_window <= CHUNK_ELEMENTS:
+        steps = max(CHUNK_ELEMENTS // (windows * per_window), 1), queries, windows
+    elif per_window <= CHUNK_ELEMENTS:
+        steps = 1, queries, CHUNK_ELEMENTS // per_window
+    else:
+        steps = 1, max(CHUNK_ELEMENTS // (keys * granule), 1) * granule, 1
+    for head in range(0, heads, steps[0]):
+        for query in range(0, queries, steps[1]):
+            for window in range(0, windows, steps[2]):
+                yield (
+                    slice(head, min(head + steps[0], heads)),
+                    slice(query, min(query + steps[1], queries)),
+                    slice(window, min(window + steps[2], windows)),
+                )
+
+
+def _probabilities(queries: Tensor, k: Tensor, bias: Tensor, work: Tensor) -> Tensor:
+    """softmax(q k^T + bias) of a chunk in ``work``: ``[heads * windows, queries, keys]``."""
+    heads, windows, rows, _ = queries.shape
+    keys = k.shape[2]
+    start = bias if windows == 1 else bias.unsqueeze(1).expand(-1, windows, -1, -1).reshape(heads * windows, rows, keys)
+    scores = work[: heads * windows * rows * keys].view(heads * windows, rows, keys)
+    torch.baddbmm(start, _flat(queries), _flat(k).mT, out=scores)
+    return torch.softmax(scores, dim=-1, out=scores)
+
+
+def _native(q: Tensor) -> bool:
+    """Whether torch's own kernel is used: it does the same elsewhere than on a CPU in float32."""
+    return q.device.type == "cuda" or autocasting(q.device) or q.dtype != torch.float32
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     """softmax(q k^T / sqrt(channels) + bias) v.
 
     Args:
-        q, k, v: ``[windows, heads, tokens, channels]``.
+        q, k, v: ``[heads, windows, tokens, channels]``.
         bias: ``[heads, tokens, tokens]``, the same for all windows.
     """
-    if q.device.type == "cuda" or autocasting(q.device) or q.dtype != torch.float32:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype).unsqueeze(0))
-    chunk = max(CHUNK_ELEMENTS // (q.shape[0] * q.shape[1] * q.shape[2]), 1)
-    out: Tensor = _Attention.apply(q, k, v, bias, chunk)  # type: ignore[no-untyped-call]
+    if _native(q):
+        q, k, v = (tensor.transpose(0, 1) for tensor in (q, k, v))
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype).unsqueeze(0)).transpose(0, 1)
+    out: Tensor = _Attention.apply(q.contiguous(), k.contiguous(), v.contiguous(), bias, None)  # type: ignore[no-untyped-call]
     return out
+
+
+def relative_attention(q: Tensor, k: Tensor, v: Tensor, table: Tensor, size: tuple[int, int]) -> Tensor:
+    """The same with the bias of relative positions.
+
+    Args:
+        q, k, v: ``[heads, windows, rows * columns, channels]``.
+        table: by query minus key, ``[2 rows - 1, 2 columns - 1, heads]``.
+        size: rows and columns of a window.
+    """
+    if _native(q):
+        return attention(q, k, v, relative_bias(table, size))
+    turned = table.permute(2, 0, 1).flip(1, 2)
+    out: Tensor = _Attention.apply(q.contiguous(), k.contiguous(), v.contiguous(), turned, size)  # type: ignore[no-untyped-call]
+    return out
+
+
+def relative_bias(table: Tensor, size: tuple[int, int]) -> Tensor:
+    """``[heads, tokens, tokens]`` of a window of ``size``: the table's value at query minus key."""
+    (p, q), heads = size, table.shape[2]
+    # Unfolding slides a window of keys over the table; turned around, its places are those of the queries.
+    slid = table.flip(0, 1).unfold(0, p, 1).unfold(1, q, 1).flip(0, 1)
+    return slid.permute(2, 0, 1, 3, 4).reshape(heads, p * q, p * q)
 
 
 class WindowAttention(nn.Module):
@@ -129,24 +277,19 @@ class WindowAttention(nn.Module):
         down, along = rows // size[0], columns // size[1]
         channels = wide // (3 * self.heads)
         cut = qkv.view(batch, down, size[0], along, size[1], 3, self.heads, channels)
-        bias = self._bias(size)
+        p, q = size
+        table = self.table[self.window[0] - p :, self.window[1] - q :][: 2 * p - 1, : 2 * q - 1]
         if any(masks):  # windows differ by their masks: they count as heads
-            parts = cut.permute(5, 0, 1, 3, 6, 2, 4, 7).reshape(3, batch, down * along * self.heads, -1, channels)
-            bias = bias + self._mask(rows, columns, size, masks, bias).unsqueeze(1)
-            bias = bias.flatten(0, 1)
+            parts = cut.permute(5, 1, 3, 6, 0, 2, 4, 7).reshape(3, down * along * self.heads, batch, -1, channels)
+            bias = relative_bias(table, size)
+            bias = (bias + self._mask(rows, columns, size, masks, bias).unsqueeze(1)).flatten(0, 1)
+            mixed = attention(parts[0], parts[1], parts[2], bias)
+            mixed = mixed.reshape(down, along, self.heads, batch, p, q, channels).permute(3, 0, 4, 1, 5, 2, 6)
         else:
-            parts = cut.permute(5, 0, 1, 3, 6, 2, 4, 7).reshape(3, batch * down * along, self.heads, -1, channels)
-        mixed = attention(parts[0], parts[1], parts[2], bias)
-        mixed = mixed.reshape(batch, down, along, self.heads, size[0], size[1], channels)
-        return mixed.permute(0, 1, 4, 2, 5, 3, 6).reshape(batch, rows, columns, self.heads * channels)
-
-    def _bias(self, size: tuple[int, int]) -> Tensor:
-        """``[heads, tokens, tokens]`` of a piece: the table's value at query minus key."""
-        (rows, columns), (p, q) = self.window, size
-        near = self.table[rows - p : rows + p - 1, columns - q : columns + q - 1]
-        # Unfolding slides a window of keys over the table; turned around, its places are those of the queries.
-        slid = near.flip(0, 1).unfold(0, p, 1).unfold(1, q, 1).flip(0, 1)
-        return slid.permute(2, 0, 1, 3, 4).reshape(self.heads, p * q, p * q)
+            parts = cut.permute(5, 6, 0, 1, 3, 2, 4, 7).reshape(3, self.heads, batch * down * along, -1, channels)
+            mixed = relative_attention(parts[0], parts[1], parts[2], table, size)
+            mixed = mixed.reshape(self.heads, batch, down, along, p, q, channels).permute(1, 2, 4, 3, 5, 0, 6)
+        return mixed.reshape(batch, rows, columns, self.heads * channels)
 
     def _mask(self, rows: int, columns: int, size: tuple[int, int], masks: tuple[bool, bool], like: Tensor) -> Tensor:
         """``[windows, tokens, tokens]``: 0, or FORBIDDEN between tokens that the border separates."""
