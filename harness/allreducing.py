@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.compose import Composer
 from harness.prepare import wants_gpu
@@ -20,7 +20,12 @@ from launchers.starting import Starter, launch_log, program_log
 from results.errors import LaunchError
 from results.store import make_folder, read_json
 
+if TYPE_CHECKING:
+    from launchers.slurm.script import Allocation
+
 MODULE = "harness.selftest"
+#: Flags that every srun line has anyway.
+STATED = ("nodes", "ntasks", "cpus-per-task")
 
 
 def all_reduce(words: Sequence[str], say: Callable[[str], None], *, timeout_s: float = 300.0) -> dict[str, Any]:
@@ -35,7 +40,7 @@ def all_reduce(words: Sequence[str], say: Callable[[str], None], *, timeout_s: f
     named = [word for word in words if word.startswith("ranks=")]
     with Composer() as composer:  # several ranks need an engine that takes several: nothing is trained
         config = composer.compose([*words, *([] if named else ["ranks=2"]), "engine=zero0", "train.global_batch=4096"]).config
-    starter, site = _starter(config), config.site
+    site = config.site
     shared = Path(config.paths.runs) / ".selftest"  # nodes need a folder that all of them see
     make_folder(shared, what="the folder of the self-test", next_step="paths.runs=FOLDER")
     with tempfile.TemporaryDirectory(dir=shared.resolve()) as folder:
@@ -45,8 +50,10 @@ def all_reduce(words: Sequence[str], say: Callable[[str], None], *, timeout_s: f
             cores_per_rank=config.launcher.cores_per_rank,
             gpus_per_rank=int(wants_gpu(config)),
             nodes=config.launcher.nodes,
+            time_limit_s=timeout_s,
             module=MODULE,
         )
+        starter = _starter(config, request)
         say(f"all-reduce over {config.ranks} ranks, launcher {config.launcher.name}, site {site.name} ...")
         found = _run(starter, request, timeout_s)
     return found
@@ -79,36 +86,24 @@ def _run(starter: Starter, request: RunRequest, timeout_s: float) -> dict[str, A
     return found
 
 
-def _starter(config: ExperimentConfig) -> Starter:
+def _starter(config: ExperimentConfig, request: RunRequest) -> Starter:
     if config.launcher.name != "slurm":
         return starter_for(config)
-    from launchers.slurm.script import nodes_for
+    from launchers.slurm.script import allocation_for
     from launchers.slurm.starter import SrunStarter
 
-    site = config.site
-    request = RunRequest(
-        folder=Path(), ranks=config.ranks, cores_per_rank=config.launcher.cores_per_rank, nodes=config.launcher.nodes
-    )
-    nodes = nodes_for(request, site)
-    flags = dataclasses.replace(site, srun=[*site.srun, *_flags(config, site, nodes)])
-    return SrunStarter(site=flags, ranks_per_node=-(-config.ranks // nodes), addresses=_addresses(site))
+    need = allocation_for(request, config.site)
+    flags = dataclasses.replace(config.site, srun=[*config.site.srun, *_flags(need, config.site)])
+    return SrunStarter(site=flags, ranks_per_node=-(-need.ranks // need.nodes), addresses=_addresses(config.site))
 
 
-def _flags(config: ExperimentConfig, site: SiteProfile, nodes: int) -> list[str]:
-    """srun outside a job makes an allocation of its own: it needs what sbatch would have been told."""
-    words = {
-        "partition": site.partition,
-        "account": site.account,
-        "qos": site.qos,
-        "constraint": site.constraint,
-        "wckey": site.wckey,
-    }
-    words |= {"reservation": site.reservation, "nodelist": site.nodelist, "exclude": site.exclude}
-    flags = [f"--{name}={value}" for name, value in words.items() if value is not None]
-    if wants_gpu(config):
-        kind = f"{site.gpu_type}:" if site.gpu_type else ""
-        flags.append(f"--gres=gpu:{kind}{-(-config.ranks // nodes)}")
-    return [*flags, "--time=5"]
+def _flags(need: Allocation, site: SiteProfile) -> list[str]:
+    """srun outside a job makes an allocation of its own: it is asked for as sbatch asks for a run's. What the starter states
+    itself is left out."""
+    from launchers.slurm.script import allocation_flags
+
+    flags = {name: value for name, value in allocation_flags(need, site).items() if name not in STATED}
+    return [f"--{name}" if value is True else f"--{name}={value}" for name, value in flags.items()]
 
 
 def _addresses(site: SiteProfile) -> dict[str, str]:

@@ -69,6 +69,7 @@ def check(config: ExperimentConfig, source: str) -> None:
         "train.clip": train.clip,
         "launcher.time_limit_s": config.launcher.time_limit_s,
         "launcher.memory_gib": config.launcher.memory_gib,
+        "launcher.leave_grace_s": config.launcher.leave_grace_s,
     }.items():
         if limit is not None and not (math.isfinite(limit) and limit > 0):
             refuse(key, f"{key} is {limit}; it must be positive, or null")

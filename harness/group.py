@@ -58,17 +58,6 @@ class Group:
         dist.all_gather(parts, local)
         return torch.cat(parts).cpu().numpy()
 
-    def any(self, flag: bool) -> bool:
-        """Whether the flag is set on any rank."""
-        if not self.joined:
-            return flag
-        import torch
-        import torch.distributed as dist
-
-        tensor = torch.tensor([int(flag)], device=self.device)
-        dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
-        return bool(tensor.item())
-
     def leave(self) -> None:
         """Destroy the process group."""
         if self.joined:

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.experiment import Experiment
+from harness.planning.devices import find_gpu_type
+from harness.planning.partitions import plan_host
 from harness.planning.plan import START_S, Plan, make_plan, plan_key
 from harness.schema import ExperimentConfig
 from harness.stores import ensure_all
@@ -24,18 +26,20 @@ def plan_all(experiments: Sequence[Experiment], *, gpu: str | None = None, measu
     """Plans by run name; experiments that differ by seed or repeat alone are planned once.
 
     Args:
-        gpu: plan for GPUs of this type instead of for this machine.
+        gpu: plan for GPUs of this type instead of for where each will run (:func:`planned_device`).
         measure: measure what this machine's profile lacks first.
     """
-    by_key: dict[str, Plan] = {}
+    by_key: dict[tuple[str, str | None], Plan] = {}
     by_sections: dict[tuple[Any, ...], Plan] = {}  # a thousand seeds of ten points: ten keys
     plans = {}
     for experiment in experiments:
         sections = _sections(experiment.config)
         if sections not in by_sections:
-            key = plan_key(experiment)
+            device = gpu or planned_device(experiment.config)
+            key = (plan_key(experiment), device)
             if key not in by_key:
-                by_key[key] = make_plan(experiment, gpu=gpu, measure=measure)
+                by_key[key] = make_plan(experiment, gpu=device, measure=measure)
+                plan_host(by_key[key], experiment)
             by_sections[sections] = by_key[key]
         plans[experiment.name] = by_sections[sections]
     return plans
@@ -62,24 +66,42 @@ def request_of(folder: RunFolder, experiment: Experiment, plan: Mapping[str, Any
     """What a run needs, from its configuration and plan, with the layout that its next attempt will really have."""
     layout = Layout.read(folder.path)
     config = experiment.with_layout(layout).config
-    planned_gib = config.ranks * (plan.get("host_bytes_per_rank") or plan.get("bytes_per_rank") or 0) / GIB  # on GPUs two things
     return RunRequest(
         folder=folder.path,
         ranks=config.ranks,
         cores_per_rank=config.launcher.cores_per_rank,
         gpus_per_rank=int(wants_gpu(config)),
         nodes=config.launcher.nodes,
-        memory_gib=layout.memory_gib or planned_gib,
+        memory_gib=layout.memory_gib or config.ranks * host_gib(plan),
         exclusive=exclusive,
         time_limit_s=config.launcher.time_limit_s,
+        leave_grace_s=config.launcher.leave_grace_s,
+        saves=config.train.checkpoint_every > 0,
         expected_s=(plan.get("train_s") or 0.0) + START_S,
     )
+
+
+def host_gib(plan: Mapping[str, Any]) -> float:
+    """Planned memory of a rank's process, from ``plan.json``; 0 where it is not known. On a GPU the rank's peak is another."""
+    on_cpu = plan.get("device", "cpu") == "cpu"
+    return float(plan.get("host_bytes_per_rank") or (plan.get("bytes_per_rank") if on_cpu else None) or 0) / GIB
 
 
 def wants_gpu(config: ExperimentConfig) -> bool:
     """``auto`` means a GPU where the site's partition has some."""
     partition = config.site.partitions.get(config.site.partition or "")
     return config.device == "cuda" or (config.device == "auto" and partition is not None and partition.gpus_per_node > 0)
+
+
+def planned_device(config: ExperimentConfig) -> str | None:
+    """Where a run is planned for: its partition's GPU type (``cuda`` if nothing is known of it) or CPUs, whatever the machine has
+    on which the command is typed; None where that is the machine it runs on."""
+    if config.site.scheduler == "none":
+        return None
+    if not wants_gpu(config):
+        return "cpu"
+    partition = config.site.partitions.get(config.site.partition or "")
+    return find_gpu_type(config.site.gpu_type or (partition.gpu_type if partition else None) or "") or "cuda"
 
 
 def request_for(
@@ -94,13 +116,14 @@ def request_for(
         ResultError: the run folder cannot be written.
     """
     folder = experiment.freeze()
-    if not folder.plan_file.exists():
+    # The first prediction stays, unless the run now goes to another kind of device (site.partition=...).
+    if read_json_or(folder.plan_file, {}).get("device") != plan.device:
         texts = {} if texts is None else texts
         if id(plan) not in texts:
             texts[id(plan)] = (dumps(plan.as_dict()) + "\n").encode()
         write_bytes(folder.plan_file, texts[id(plan)], durable=False)
     write_json(folder.path / "request.json", {"exclusive": exclusive}, durable=False)
-    needed = {name: getattr(plan, name) for name in ("bytes_per_rank", "host_bytes_per_rank", "train_s")}
+    needed = {name: getattr(plan, name) for name in ("device", "bytes_per_rank", "host_bytes_per_rank", "train_s")}
     return request_of(folder, experiment, needed, exclusive=exclusive)
 
 

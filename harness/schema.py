@@ -28,6 +28,7 @@ class TrainConfig:
     schedule: str = "constant"  # constant | cosine (to 0 at the last step) | linear (to 0)
     lr_warmup_steps: int = 0  # linear from 0
     clip: float | None = None  # global gradient norm; null: off
+    clip_at_lr: bool = False  # the threshold is the step's learning rate, and shrinks with it; needs clip: null
     global_batch: int = 1  # samples per optimisation step, all ranks together
     micro_batch: int = 0  # samples per forward pass on one rank; 0: the rank's whole share of the global batch
     select: str = "last"  # which checkpoint is evaluated: last | best (by select_metric on the validation samples)
@@ -58,6 +59,8 @@ class LauncherConfig:
     cores_per_rank: int = 1
     memory_gib: float | None = None  # local, mpi: for all runs together; null: what the machine has available at the start
     time_limit_s: float | None = None  # local, mpi: a run that takes longer is stopped (`timeout`); slurm: the job's limit
+    # Ranks that are asked to leave are killed after that and three of their steps; slurm: only where nothing else ends the job.
+    leave_grace_s: float = 120.0
     nodes: int | None = None  # slurm: nodes of a run; null: as few as its ranks fit on
     pack: int = 1  # slurm: runs that share one job
     arguments: list[str] = field(default_factory=list)  # mpi: further words of mpiexec

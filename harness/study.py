@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -93,6 +93,14 @@ class Study:
     def name(self) -> str:
         """The study's name."""
         return self.config.name
+
+    def leave_out(self, point: StudyPoint, planned_s: float | None, say: Callable[[str], None]) -> bool:
+        """Whether a point is planned to take too long to be run; noted, and said."""
+        why = point.left_out(planned_s)
+        if why:
+            self.left_out[point.experiment.name] = why
+            say(f"  {point.experiment.name} ({point.arm}) {why}")
+        return bool(why)
 
     def folder(self) -> Path:
         """Where its table, plots and report go: ``<paths.reports>/<name>``."""

@@ -14,7 +14,8 @@ from harness.prepare import build_data, plan_all, request_for, request_of
 from harness.study import Study, StudyPoint
 from launchers.request import RunRequest
 from launchers.slurm.commands import Slurm
-from launchers.slurm.submit import Prepared, Wish, open_ledger, prepare, submit
+from launchers.slurm.grouping import Prepared, Wish, prepare
+from launchers.slurm.submit import open_ledger, submit
 from launchers.slurm.survey import Survey, survey
 from results.errors import ConfigError, LaunchError
 from results.store import locked
@@ -57,9 +58,27 @@ def stages(points: Sequence[StudyPoint]) -> dict[str, list[StudyPoint]]:
 
 
 def scripts(study: Study, points: Sequence[StudyPoint], display: Display) -> list[Prepared]:
-    """Every distinct script that would be submitted; nothing is written (``--dry-run``)."""
-    experiments = [point.experiment for point in points]
-    plans = plan_all(experiments)
+    """Every distinct script that would be submitted; nothing is written (``--dry-run``).
+
+    Raises:
+        LaunchError: a run does not fit its partition.
+    """
+    plans = plan_all([point.experiment for point in points])
+    return _fitting(study, [point for point in points if not _left_out(study, point, plans, display)], plans)
+
+
+def _left_out(study: Study, point: StudyPoint, plans: dict[str, Plan], display: Display) -> bool:
+    """Whether the study says that a point as long as this one is listed and not run. One that has begun goes on."""
+    started = bool(point.experiment.folder.attempts())
+    return not started and study.leave_out(point, plans[point.experiment.name].whole_s, display.say)
+
+
+def _fitting(study: Study, points: Sequence[StudyPoint], plans: dict[str, Plan]) -> list[Prepared]:
+    """All stages, as they would be submitted.
+
+    Raises:
+        LaunchError: a run does not fit its partition.
+    """
     found: list[Prepared] = []
     for members in stages(points).values():
         requests = [_asked(point, plans) for point in members]
@@ -77,7 +96,8 @@ def submit_points(study: Study, points: Sequence[StudyPoint], display: Display) 
     """Plan, freeze, build data and submit; each stage waits for the jobs of the one before.
 
     Raises:
-        LaunchError: the cluster refuses; what was submitted before stays and is named.
+        LaunchError: a run of any stage does not fit its partition (nothing is submitted then), or the cluster refuses: what was
+            submitted before stays and is named.
     """
     experiments = [point.experiment for point in points]
     first = experiments[0].config
@@ -85,7 +105,13 @@ def submit_points(study: Study, points: Sequence[StudyPoint], display: Display) 
     result = Submitted()
     display.say(f"planning {len(points)} runs ...")
     plans = plan_all(experiments)
-    build_data(experiments, display.building)
+    points = [point for point in points if not _left_out(study, point, plans, display)]
+    if study.left_out:
+        study.write_index()
+    if not points:
+        return result
+    _fitting(study, points, plans)  # before data are built for hours
+    build_data([point.experiment for point in points], display.building)
     texts: dict[int, bytes] = {}
     with locked(open_ledger(runs), what="the ledger of submissions"):
         # Under the lock: what another sweep has submitted meanwhile is not submitted again.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from harness.display import Display
 from harness.experiment import Experiment
-from harness.planning.plan import START_S, Plan
+from harness.planning.plan import Plan
 from harness.prepare import build_data, plan_all, request_again, request_for
 from harness.projecting import project
 from harness.provenance import memory_gib
@@ -26,7 +26,7 @@ from results.errors import TenfoldError
 from results.failures import Failure, FailureClass
 from results.merge import build_record, write_record
 from results.runfolder import RunFolder
-from results.standing import Standing, Word
+from results.standing import Standing, Word, Words
 
 
 class Action(StrEnum):
@@ -56,7 +56,6 @@ class SweepResult:
 
     ended: dict[str, Ended] = field(default_factory=dict)
     left: bool = False
-    left_out: dict[str, str] = field(default_factory=dict)  # planned to take too long for its study: why
 
     @property
     def counts(self) -> Counter[str]:
@@ -89,9 +88,20 @@ def action_for(folder: RunFolder, word: Word | None = None) -> Action:
     return Action.CREATE
 
 
-def reconcile(study: Study) -> list[Step]:
-    """Desired points against existing run folders and what schedulers have of them."""
-    words = scheduler_words(Path(study.points[0].experiment.config.paths.runs))
+def reconcile(study: Study, *, only_look: bool = False) -> list[Step]:
+    """Desired points against existing run folders and what schedulers have of them.
+
+    Args:
+        only_look: write nothing down, and submit nothing again that a scheduler has taken away.
+    """
+    runs = Path(study.points[0].experiment.config.paths.runs)
+    words: Words
+    if only_look and (runs / ".submissions").is_dir():
+        from launchers.slurm.survey import survey
+
+        words = survey(runs, settle=False).words
+    else:
+        words = scheduler_words(runs)
     steps = []
     for point in study.points:
         folder = point.experiment.folder
@@ -110,11 +120,9 @@ def memory_budget_gib(experiment: Experiment) -> float:
     return max(memory_gib() - float(facts.total - facts.available) / 2**30, 0.0)
 
 
-def carry_out(steps: list[Step], display: Display, *, group: str | None = None) -> SweepResult:
-    """Plan and run every step that is not done; a failing run never stops another. Each is projected into W&B as it ends.
-
-    Args:
-        group: the study's name.
+def carry_out(study: Study, steps: list[Step], display: Display) -> SweepResult:
+    """Plan and run every step of a study that is not done; a failing run never stops another. Each is projected into W&B as it
+    ends.
 
     Raises:
         TenfoldError: data could not be built, or run folders cannot be written; nothing has started then.
@@ -131,7 +139,7 @@ def carry_out(steps: list[Step], display: Display, *, group: str | None = None) 
     experiments = [step.point.experiment for step in todo]
     display.say(f"planning {len(todo)} runs ...")
     plans = plan_all(experiments)
-    todo = [step for step in todo if not _leave_out(step, plans[step.point.experiment.name], result, display)]
+    todo = [step for step in todo if not _leave_out(step, plans[step.point.experiment.name], study, display)]
     build_data([step.point.experiment for step in todo], display.building)
     budget = memory_budget_gib(experiments[0])
     for stage in dict.fromkeys(step.point.stage for step in todo):
@@ -151,22 +159,15 @@ def carry_out(steps: list[Step], display: Display, *, group: str | None = None) 
         if not any(request.exclusive for request in requests):
             requests.sort(key=lambda request: -request.expected_s)  # longest first packs best
         display.stage(stage, requests)
-        result.ended |= _run(requests, experiments[0], budget, display, group)
+        result.ended |= _run(requests, experiments[0], budget, display, study.name)
     _wait_elsewhere(result, steps, display)
     result.left = result.left or any(how in (Ended.NOT_STARTED, Ended.ELSEWHERE) for how in result.ended.values())
     return result
 
 
-def _leave_out(step: Step, plan: Plan, result: SweepResult, display: Display) -> bool:
-    """Whether the study says that a point as long as this one is listed and not run."""
-    if step.action is not Action.CREATE:
-        return False
-    why = step.point.left_out(None if plan.train_s is None else plan.train_s + START_S)
-    if why:
-        name = step.point.experiment.name
-        result.left_out[name] = why
-        display.say(f"  {name} ({step.point.arm}) {why}")
-    return bool(why)
+def _leave_out(step: Step, plan: Plan, study: Study, display: Display) -> bool:
+    """Whether the study says that a point as long as this one is listed and not run. One that has begun goes on."""
+    return step.action is Action.CREATE and study.leave_out(step.point, plan.whole_s, display.say)
 
 
 def run_one(experiment: Experiment, plan: Plan, display: Display) -> Ended:

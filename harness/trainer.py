@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import nn
 from harness.checkpoints import Checkpoints
 from harness.engines import engine_class
 from harness.engines.base import Engine
+from harness.group import Group
 from harness.leave import LeaveError
 from harness.loader import Loader
 from harness.sampler import micro_batches
@@ -20,14 +22,15 @@ from harness.schedule import learning_rate
 from models.system import Point, TrainData, TrainedSystem
 from results.errors import DataError, DivergedError
 from results.series import StepLog
-from results.store import read_json_or
 
 if TYPE_CHECKING:
     from harness.context import RunContext
 
-#: With several ranks the flag to leave is agreed on about this often: one tiny reduction, seldom enough not to count, soon
+#: With several ranks the flag to leave is agreed on about this often: one tiny collective, seldom enough not to count, soon
 #: enough for the launcher's patience.
 LEAVE_EVERY_S = 2.0
+#: It is agreed on after multiples of one of these: where steps are short, after the same ones in every attempt.
+LEAVE_EVERY_STEPS = (10, 5, 2, 1)
 #: Memory held now is looked up this often; steps in between repeat the last reading.
 LOOK_EVERY_S = 0.5
 
@@ -64,6 +67,40 @@ def fit(context: RunContext, system: TrainedSystem, point: Point, data: TrainDat
     return engine.eval_module()
 
 
+class Agreement:
+    """When ranks leave: together, at a step boundary, if any of them is asked to.
+
+    They ask each other about every :data:`LEAVE_EVERY_S`. The question carries the longest step that each has had since the last
+    one, so that all know from the slowest when to ask next; no plan is needed, and no collective besides.
+
+    Attributes:
+        boundary_s: seconds between two step boundaries, of the slowest rank; 0 before the first question.
+    """
+
+    def __init__(self, group: Group) -> None:
+        self._group, self._ask_at, self._longest_s = group, 0, 0.0
+        self.boundary_s = 0.0
+
+    def __call__(self, done: int, took_s: float, asked: Callable[[], bool]) -> bool:
+        """Whether all leave now. Called by every rank after every step.
+
+        Args:
+            done: steps so far.
+            took_s: of the last one, with all that belongs to it.
+            asked: whether this rank is asked to leave.
+        """
+        self._longest_s = max(self._longest_s, took_s)
+        if done < self._ask_at:
+            return False
+        mine = np.array([[float(asked()), self._longest_s]])
+        leave, self.boundary_s = (float(value) for value in self._group.all_gather(mine).max(axis=0))
+        soon = (steps for steps in LEAVE_EVERY_STEPS if steps * self.boundary_s <= LEAVE_EVERY_S)
+        every = next(soon, 1) if self._group.world > 1 else 1  # alone, asking costs nothing
+        self._ask_at = (done // every + 1) * every
+        self._longest_s = 0.0
+        return leave > 0
+
+
 class _Loop:
     """State of one attempt's training."""
 
@@ -84,9 +121,7 @@ class _Loop:
         self.best: float | None = None
         self.saved_at = -1
         self.log: StepLog | None = None
-        # From the frozen plan, so that all ranks agree without asking each other.
-        planned_s = read_json_or(context.folder.plan_file, {}).get("step_s") or 0.2
-        self.leave_every = min(max(int(LEAVE_EVERY_S / planned_s), 1), 10)
+        self.leave = Agreement(context.group)
 
     def resume(self) -> None:
         """Load the newest complete checkpoint."""
@@ -139,7 +174,7 @@ class _Loop:
                     timed.append(done - ready)
                 context.facts["steps_done"] = step + 1
                 self.system.after_step(self.point, self.engine.module, step)
-                self._between_steps(step, result.loss, done - ready)
+                self._between_steps(step, result.loss, done - ready, time.perf_counter() - start)
         finally:
             self.log = None
             log.close()
@@ -168,17 +203,16 @@ class _Loop:
             next_step=f"lower train.lr or set train.clip: tenfold run --from {self.context.folder.name} train.lr={lr / 2:.3g}",
         )
 
-    def _between_steps(self, step: int, loss: float, step_s: float) -> None:
+    def _between_steps(self, step: int, loss: float, step_s: float, took_s: float) -> None:
         """What happens at step boundaries, on all ranks together: validate, save, leave."""
         train, done = self.train, step + 1
-        self.context.progress("train", done, train.steps, loss=loss, step_s=step_s)
+        self.context.progress("train", done, train.steps, loss=loss, step_s=step_s, boundary_s=self.leave.boundary_s)
         better = False
         if train.validate_every and (done % train.validate_every == 0 or done == train.steps):
             better = self._validate()
         if better or (train.checkpoint_every and done % train.checkpoint_every == 0):
             self._save(done, best=better)
-        together = self.context.world == 1 or done % self.leave_every == 0
-        if together and done < train.steps and self.context.group.any(bool(self.context.leave)):
+        if done < train.steps and self.leave(done, took_s, lambda: bool(self.context.leave)):
             if self.saved_at != done:
                 self._save(done)
             raise LeaveError(

@@ -12,16 +12,17 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from launchers.leaving import Stop
 from launchers.presence import present
-from launchers.ranks import GRACE_S, LEAVE_GRACES, RankProcesses
+from launchers.ranks import RankProcesses
 from launchers.request import RunRequest
 from launchers.starting import LocalStarter, Starter
 from results.errors import ResultError
 from results.failures import Failure, FailureClass
 from results.runfolder import RunFolder
 
-#: How long runs may take to save when their launcher has to end.
-ABANDON_S = LEAVE_GRACES * GRACE_S + 10.0
+#: Beyond the ranks' own grace, for killing them and for writing down how they ended, when their launcher has to end.
+ABANDON_S = 10.0
 
 
 class Ended(StrEnum):
@@ -55,7 +56,7 @@ class LocalQueue:
         on_tick: called a few times a second with the running processes.
         starter: how the ranks of a run are started.
         facts: written into every attempt's ``launch.json``.
-        stop_because: class and reason recorded for runs that are cancelled.
+        stop_because: why runs are cancelled, and how long they may take; asked once for all that run at that moment.
         left_because: the failure of runs that have left by themselves, from their ``leave.json``.
         wait_for_present: an exclusive run waits for runs of other queues on this machine; false where a scheduler sees to that.
     """
@@ -70,7 +71,7 @@ class LocalQueue:
     tick_s: float = 0.25
     starter: Starter = field(default_factory=LocalStarter)
     facts: dict[str, Any] = field(default_factory=dict)
-    stop_because: Callable[[], tuple[FailureClass, str]] = lambda: (FailureClass.CANCELLED, "cancelled from the terminal")
+    stop_because: Callable[[], Stop] = lambda: Stop(FailureClass.CANCELLED, "cancelled from the terminal")
     left_because: Callable[[dict[str, Any]], Failure] | None = None
     wait_for_present: bool = True
     _waited: set[str] = field(default_factory=set)
@@ -102,8 +103,9 @@ class LocalQueue:
                 waiting.clear()
             if choice is Leaving.CANCEL and not cancelled:
                 cancelled = True
+                why = self.stop_because()
                 for group in running:
-                    group.stop(*self.stop_because())
+                    group.stop(why)
             for request in self._startable(waiting, running):
                 waiting.remove(request)
                 outcome = self._start(request, running)
@@ -206,8 +208,8 @@ def _abandon(running: list[RankProcesses]) -> None:
     """The launcher itself is in trouble: its runs save and stop, so that none lives on unseen."""
     for group in running:
         with contextlib.suppress(Exception):
-            group.stop(FailureClass.CANCELLED, "the launcher ended")
-    deadline = time.monotonic() + ABANDON_S
+            group.stop(Stop(FailureClass.CANCELLED, "the launcher ended"))
+    deadline = time.monotonic() + ABANDON_S + max((group.grace_s for group in running), default=0.0)
     while running and time.monotonic() < deadline:
         running[:] = [group for group in running if not group.poll()]
         time.sleep(0.05)

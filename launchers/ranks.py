@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import socket
 import sys
 import time
@@ -10,6 +11,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from launchers.leaving import Stop, grace_s, left_failure, step_s
 from launchers.presence import announce, withdraw
 from launchers.request import RunRequest
 from launchers.starting import LocalStarter, Starter, exit_file, launch_log, node_file, program_log
@@ -20,8 +22,6 @@ from results.store import FileLock
 
 #: After one rank failed, the others get this long to write their own files before they are killed.
 GRACE_S = 5.0
-#: Ranks that are asked to leave may take so many times that: to the next step boundary, and for a checkpoint.
-LEAVE_GRACES = 6
 
 
 class RankProcesses:
@@ -76,6 +76,16 @@ class RankProcesses:
             self._attempt = found[0] if found else None
         return self._attempt
 
+    @property
+    def step_s(self) -> float:
+        """Seconds between two step boundaries, as last measured; 0 while it is not known."""
+        return step_s(self.attempt())
+
+    @property
+    def grace_s(self) -> float:
+        """How long the ranks may take to leave where nothing else sets an end."""
+        return grace_s(self.request, self.attempt())
+
     def note_company(self, others: int) -> None:
         """So many others run on the machine; written down at once, so that it is known even if this launcher is killed."""
         more = others > self.shared_with
@@ -91,10 +101,10 @@ class RankProcesses:
         now = time.monotonic()
         if self._stopped is not None:
             self._ask_by_file(self._stopped)
-        if self._kill_at is None:
+        if self._failed_rank is None:
             self._notice_failure(codes, now)
         if self._deadline is not None and now > self._deadline and None in codes:
-            self.stop(FailureClass.TIMEOUT, f"the limit of {self.request.time_limit_s:g} s was reached")
+            self.stop(Stop(FailureClass.TIMEOUT, f"the limit of {self.request.time_limit_s:g} s was reached"))
             self._deadline = None
         if self._kill_at is not None and now > self._kill_at:
             self.kill()
@@ -104,11 +114,11 @@ class RankProcesses:
         return True
 
     def _notice_failure(self, codes: list[int | None], now: float) -> None:
-        """One rank has failed: the others cannot go on, and get a little time to say what they know."""
+        """One rank has failed: the others can neither go on nor save, and get a little time to say what they know."""
         failed = [rank for rank, code in enumerate(codes) if code not in (None, 0)]
         if failed:
             self._failed_rank = self._blame(failed, codes)
-            self._kill_at = now + GRACE_S
+            self._kill_at = min(self._kill_at or math.inf, now + GRACE_S)
             if (codes[self._failed_rank] or 0) < 0:
                 self._speak_for(self._failed_rank, codes[self._failed_rank] or 0)
 
@@ -121,14 +131,17 @@ class RankProcesses:
         killed = [rank for rank in failed if (codes[rank] or 0) < 0]
         return (killed or failed)[0]
 
-    def stop(self, kind: FailureClass, reason: str) -> None:
-        """Ask the ranks to save and leave, recording why; they are killed if they do not."""
+    def stop(self, why: Stop) -> None:
+        """Ask the ranks to save and leave, recording why; they are killed if they do not within the patience."""
         self._stopped = Failure(
-            kind=kind, reason=reason, host=socket.gethostname(), next_step=NEXT_STEP[kind].format(run=self.folder.name)
+            kind=why.kind,
+            reason=why.reason,
+            host=socket.gethostname(),
+            next_step=NEXT_STEP[why.kind].format(run=self.folder.name),
         )
         self._ask_by_file(self._stopped)
         self._started.ask_to_leave()
-        self._kill_at = time.monotonic() + LEAVE_GRACES * GRACE_S
+        self._kill_at = time.monotonic() + (self.grace_s if why.patience_s is None else why.patience_s)
 
     def _ask_by_file(self, why: Failure) -> None:
         """Put the stop file there as soon as there is an attempt to put it into: ranks of a program hear of it no other way."""
@@ -273,18 +286,6 @@ class RankProcesses:
             if said.stat().st_size:
                 said.replace(attempt.path / f"log-{self.starter.name}.txt")
             said.unlink(missing_ok=True)
-
-
-def left_failure(left: Mapping[str, Any], run: str = "") -> Failure:
-    """The failure of ranks that left because somebody put a stop file there, or sent a signal from outside."""
-    kind = FailureClass(left.get("class", FailureClass.CANCELLED))
-    return Failure(
-        kind=kind,
-        reason=str(left.get("reason", "asked to leave")),
-        step=left.get("step"),
-        host=str(left.get("host", "")),
-        next_step=NEXT_STEP[kind].format(run=run),
-    )
 
 
 def _last_step(attempt: Attempt) -> int | None:

@@ -251,7 +251,8 @@ def _exit(text: str) -> tuple[int | None, int | None]:
 
 
 def _integer(text: str) -> int | None:
-    return int(text) if text.strip().isdecimal() else None
+    text = text.strip()  # int() does not take all that strip() takes away
+    return int(text) if text.isdecimal() else None
 
 
 def _time(text: str) -> datetime | None:

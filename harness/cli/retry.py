@@ -89,6 +89,7 @@ def _layout(folder: RunFolder, changes: Layout) -> Layout:
     """The layout of the next attempt: what the launcher's retry table says of this failure, then what the command line says."""
     from harness.engines import check_family
     from harness.experiment import Experiment
+    from harness.prepare import host_gib
     from launchers.layout import Layout
     from launchers.retrying import RetryRule, decide
     from results.merge import build_record
@@ -97,8 +98,8 @@ def _layout(folder: RunFolder, changes: Layout) -> Layout:
     config = Experiment.load(folder.path).config
     # Asked for by hand, an action is taken however often it was before.
     rules = {name: RetryRule(rule.action, times=10**6) for name, rule in config.launcher.retry.items()}
-    planned = read_json_or(folder.plan_file, {}).get("bytes_per_rank") or 0
-    decision = decide(rules, build_record(folder).attempts, layout, memory_gib=config.ranks * planned / 2**30)
+    memory_gib = config.ranks * host_gib(read_json_or(folder.plan_file, {}))
+    decision = decide(rules, build_record(folder).attempts, layout, memory_gib=memory_gib)
     layout = decision.layout if decision.again else layout
     if changes.changed:
         layout = replace(

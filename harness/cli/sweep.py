@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
         if name
         else adhoc_study(words, config_dir=arguments.config_dir)
     )
-    steps = reconcile(study)
+    steps = reconcile(study, only_look=arguments.dry_run)
     if study.points[0].experiment.config.launcher.name == "slurm":
         from harness.cli.submitted import sweep_on_slurm
 
@@ -65,9 +65,8 @@ def run(arguments: argparse.Namespace) -> int:
         counts = Counter(str(step.action) for step in steps)
         display.say(f"study {study.name}: {len(steps)} runs (" + ", ".join(f"{n} {what}" for what, n in counts.items()) + ")")
         study.write_index()
-        result = carry_out(steps, display, group=study.name)
-        if result.left_out:
-            study.left_out.update(result.left_out)
+        result = carry_out(study, steps, display)
+        if study.left_out:
             study.write_index()
         outputs = finish_study(study, display)
     if arguments.json:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from harness.experiment import Experiment
 from harness.planning.devices import GPU_TYPES, find_gpu_type
-from harness.planning.plan import START_S, Plan, make_plan
-from launchers.site import PartitionProfile, SiteProfile
+from harness.planning.plan import Plan, make_plan
+from launchers.request import RunRequest
+from launchers.room import room_for
+from launchers.site import SiteProfile
 from results.errors import PlanError
 
 GIB = 2**30
-#: Of a node's memory, what the system and the scheduler's daemon leave to jobs.
-USABLE_NODE_SHARE = 0.95
+#: Host memory of a rank on a GPU beside its data and states, GiB: interpreter, torch and DeepSpeed, CUDA's libraries and context,
+#: NCCL's and pinned buffers. Taken to be so, not measured.
+GPU_HOST_GIB = 4.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,12 +63,12 @@ def judge(experiment: Experiment, site: SiteProfile, *, measure: bool = False) -
             where=f"site/{site.name}.yaml: partitions",
             next_step="tenfold doctor --site discovers them",
         )
-    found = [_judge(experiment, name, partition, measure) for name, partition in site.partitions.items()]
+    found = [_judge(experiment, site, name, measure) for name in site.partitions]
     return sorted(found, key=lambda verdict: (not verdict.possible, verdict.planned_s or math.inf))
 
 
-def _judge(experiment: Experiment, name: str, partition: PartitionProfile, measure: bool) -> Verdict:
-    config = experiment.config
+def _judge(experiment: Experiment, site: SiteProfile, name: str, measure: bool) -> Verdict:
+    config, partition = experiment.config, site.partitions[name]
     on_gpu = config.device != "cpu" and partition.gpus_per_node > 0
     reasons: list[str] = []
     notes: list[str] = []
@@ -74,34 +78,40 @@ def _judge(experiment: Experiment, name: str, partition: PartitionProfile, measu
     if on_gpu and gpu is None:
         notes.append(f"no facts are known of GPU type '{partition.gpu_type}': its memory and times are not judged")
     plan = make_plan(experiment, gpu=gpu or ("cuda" if on_gpu else "cpu"), measure=measure)
-    per_node = _ranks_per_node(experiment, plan, partition, on_gpu, reasons)
-    nodes = -(-config.ranks // per_node) if per_node else 0
-    if nodes > partition.nodes:
-        reasons.append(f"needs {nodes} nodes of {per_node} ranks, there are {partition.nodes}")
+    plan_host(plan, experiment)
+    planned = plan.whole_s
+    host = plan.host_bytes_per_rank
+    room = room_for(
+        RunRequest(
+            folder=Path(),
+            ranks=config.ranks,
+            cores_per_rank=config.launcher.cores_per_rank,
+            gpus_per_rank=int(on_gpu),
+            nodes=config.launcher.nodes,
+            memory_gib=config.ranks * (host or 0) / GIB,
+            time_limit_s=config.launcher.time_limit_s or site.time_limit_s,
+            saves=config.train.checkpoint_every > 0,
+            expected_s=planned or 0.0,
+        ),
+        partition,
+    )
+    reasons += map(str, room.obstacles)
+    notes += room.notes
     if gpu is not None and plan.bytes_per_rank is not None and plan.bytes_per_rank > GPU_TYPES[gpu].usable_bytes:
         reasons.append(
             f"needs {plan.bytes_per_rank / GIB:.1f} GiB of GPU memory per rank, "
             f"{GPU_TYPES[gpu].usable_bytes / GIB:.1f} of a {gpu} may be used"
         )
-    planned = None if plan.train_s is None else plan.train_s + START_S
-    if planned is not None and partition.max_time_s is not None and planned > partition.max_time_s:
-        text = f"planned {planned / 3600:.2f} h, the limit is {partition.max_time_s / 3600:.2f} h"
-        if config.train.checkpoint_every:
-            notes.append(f"{text}: about {math.ceil(planned / partition.max_time_s)} attempts, each resuming a checkpoint")
-        else:
-            reasons.append(f"{text}; train.checkpoint_every=STEPS lets it go on in a further attempt")
     if planned is not None and not on_gpu:
         notes.append("times are those of this machine's cores")
     if partition.preemptible:
         notes.append("jobs here may be preempted")
-    ranks_here = min(per_node, config.ranks)
-    host = plan.host_bytes_per_rank
     return Verdict(
         partition=name,
         possible=not reasons,
-        nodes=nodes,
-        ranks_per_node=ranks_here,
-        memory_gib_per_node=None if host is None else ranks_here * host / GIB,
+        nodes=room.nodes,
+        ranks_per_node=room.ranks_per_node,
+        memory_gib_per_node=None if host is None else room.ranks_per_node * host / GIB,
         device_gib=plan.bytes_per_rank / GIB if on_gpu and plan.bytes_per_rank is not None else None,
         planned_s=planned,
         limit_s=partition.max_time_s,
@@ -110,18 +120,21 @@ def _judge(experiment: Experiment, name: str, partition: PartitionProfile, measu
     )
 
 
-def _ranks_per_node(experiment: Experiment, plan: Plan, partition: PartitionProfile, on_gpu: bool, reasons: list[str]) -> int:
-    """How many ranks a node holds, by GPUs or cores, and by memory; reasons are added where it holds none."""
-    cores = experiment.config.launcher.cores_per_rank
-    by_cores = partition.cores_per_node // cores if partition.cores_per_node else experiment.config.ranks
-    if not by_cores:
-        reasons.append(f"a rank wants {cores} cores, a node has {partition.cores_per_node}")
-    held = min(partition.gpus_per_node, by_cores) if on_gpu else by_cores
-    host = plan.host_bytes_per_rank
-    if host is not None and partition.memory_gib_per_node and held:
-        usable = USABLE_NODE_SHARE * partition.memory_gib_per_node
-        by_memory = int(usable * GIB // host)
-        if not by_memory:
-            reasons.append(f"a rank needs {host / GIB:.1f} GiB, {usable:.1f} of a node may be used")
-        held = min(held, by_memory)
-    return held
+def plan_host(plan: Plan, experiment: Experiment) -> None:
+    """Host memory of a rank on a GPU, by rule: :data:`GPU_HOST_GIB`, the data it holds, the model states that offload keeps on
+    the host, and the rank's share of a checkpoint, which passes through the host when it is read. Plans for CPUs, and of systems
+    that plan themselves, stay as they are."""
+    name = experiment.config.engine.name.removesuffix("_offload")
+    states = plan.stages.get(name)
+    if plan.device == "cpu" or states is None:
+        return
+    from models.system import TrainedSystem
+
+    system = experiment.system
+    held = sum(system.plan_parts(experiment.point).values()) if isinstance(system, TrainedSystem) else 0
+    held += states * (2 if experiment.config.engine.offload else 1)
+    plan.host_bytes_per_rank = int(GPU_HOST_GIB * GIB) + held
+    plan.notes.append(
+        f"host memory of a rank: {GPU_HOST_GIB:g} GiB taken for the process and CUDA, {held / GIB:.2f} for data, a checkpoint's "
+        "copy and what is offloaded"
+    )

@@ -77,6 +77,11 @@ class Plan:
     peak_flops_per_rank: float | None = None
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def whole_s(self) -> float | None:
+        """Training and starting; None where the time is not known."""
+        return None if self.train_s is None else self.train_s + START_S
+
     def as_dict(self) -> dict[str, Any]:
         """Plain form."""
         return asdict(self)

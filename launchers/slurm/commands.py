@@ -41,6 +41,8 @@ class QueuedJob:
         job_id: ``123`` or ``123_4``.
         raw_id: the number that commands inside the job know it by.
         time_left_s: None where there is no limit.
+        command: path of the script that was submitted.
+        dependency: what it still waits for, in Slurm's words; empty: nothing.
     """
 
     job_id: str
@@ -51,6 +53,18 @@ class QueuedJob:
     name: str
     nodes: str
     time_left_s: float | None
+    command: str = ""
+    dependency: str = ""
+
+    @property
+    def base_id(self) -> str:
+        """The number of the job, or of the array it is a task of."""
+        return self.job_id.split("_")[0]
+
+    @property
+    def waits_for(self) -> set[str]:
+        """Numbers of jobs and arrays whose end it waits for."""
+        return set(re.findall(r"afterany:(\d+)", self.dependency))
 
 
 def seconds(text: str) -> float | None:
@@ -121,7 +135,7 @@ class Slurm:
 
     def queue(self) -> dict[str, QueuedJob]:
         """All of this user's jobs that are not over, every task of an array on its own, by ``job_id``."""
-        form = _DELIMITER.join(("%i", "%A", "%T", "%r", "%k", "%j", "%N", "%L"))
+        form = _DELIMITER.join(("%i", "%A", "%T", "%r", "%k", "%j", "%N", "%L", "%o", "%E"))
         return {job.job_id: job for job in parse_queue(self.call("squeue", "--me", "--noheader", "--array", f"--format={form}"))}
 
     def job(self, job_id: str, *, patience_s: float | None = None) -> dict[str, str]:
@@ -211,10 +225,11 @@ def parse_queue(text: str) -> list[QueuedJob]:
     found = []
     for line in text.splitlines():
         parts = line.strip(" ").split(_DELIMITER)
-        if len(parts) != 8:
+        if len(parts) != 10:
             continue
-        job_id, raw_id, state, reason, comment, name, nodes, left = parts
-        found.append(QueuedJob(job_id, raw_id, state, reason, comment, name, nodes, seconds(left)))
+        job_id, raw_id, state, reason, comment, name, nodes, left, command, dependency = parts
+        waiting = "" if dependency == "(null)" else dependency
+        found.append(QueuedJob(job_id, raw_id, state, reason, comment, name, nodes, seconds(left), command, waiting))
     return found
 
 

@@ -12,17 +12,20 @@ neither an orphan nor a duplicate.
         settled.json        all its runs have ended; nobody need ask the scheduler again
         job-<id>.txt        what the batch step printed
 
-The job's comment carries the token: that is how a job whose number was never written down is found again.
+The job's comment and the path of its script carry the token: that is how a job whose number was never written down is found
+again, and how a stranger is told from ours where a cluster's numbering began again.
 """
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from launchers.request import LEAVE_GRACE_S
 from launchers.site import SiteProfile
 from results.errors import ResultError
 from results.store import create_json, make_folder, read_json, read_json_or, write_json, write_text
@@ -30,6 +33,8 @@ from results.store import create_json, make_folder, read_json, read_json_or, wri
 SCHEMA = 1
 FOLDER = ".submissions"
 MARK = "tenfold:"
+#: How a submission is settled whose jobs are over.
+ENDED = "ended"
 
 
 def ledger_folder(runs: Path) -> Path:
@@ -37,15 +42,17 @@ def ledger_folder(runs: Path) -> Path:
     return runs / FOLDER
 
 
-def comment_for(token: str, study: str) -> str:
-    """The comment of a job: token, then study."""
-    return f"{MARK}{token} {study}".strip()
+def comment_for(token: str, study: str, *words: str) -> str:
+    """The comment of a job: token, then study, then what else a reader of the queue wants to know."""
+    return " ".join(filter(None, [f"{MARK}{token}", study, *words]))
 
 
-def token_of(comment: str) -> str | None:
-    """The token in a job's comment, None for jobs of others."""
+def token_of(comment: str, *paths: str) -> str | None:
+    """The token in a job's comment, or in the path of its script or output (a site may write comments of its own); None for jobs
+    of others."""
     words = comment.removeprefix(MARK).split() if comment.startswith(MARK) else []
-    return words[0] if words else None
+    found = words[:1] + [found.group(1) for path in paths if (found := re.search(rf"/{re.escape(FOLDER)}/([^/]+)/", path))]
+    return found[0] if found else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +67,8 @@ class TaskRun:
     exclusive: bool
     module: str
     nodes: int | None = None
+    time_limit_s: float | None = None
+    leave_grace_s: float = LEAVE_GRACE_S
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -71,6 +80,8 @@ class Submission:
         tasks: runs by index of the array; a task of several runs works them off inside its allocation.
         retry: the table of :mod:`launchers.retrying`, as plain values.
         one_at_a_time: runs of one task follow one another, in their order.
+        label: what a job of several runs is called by.
+        job_name: as submitted; a running task of an array bears its run's name.
     """
 
     folder: Path
@@ -83,6 +94,8 @@ class Submission:
     retry: dict[str, dict[str, Any]]
     one_at_a_time: bool
     array: bool
+    label: str = ""
+    job_name: str = ""
 
     @property
     def runs(self) -> Path:
@@ -115,8 +128,13 @@ class Submission:
         """Whether all its runs have ended and been recorded."""
         return (self.folder / "settled.json").exists()
 
+    @property
+    def void(self) -> bool:
+        """Whether no job ever came of it: it was refused, or never reached the scheduler."""
+        return self.settled and read_json_or(self.folder / "settled.json", {}).get("how") != ENDED
+
     def settle(self, how: str) -> None:
-        """Nobody need ask about it again."""
+        """Nobody need ask about it again: ``ended``, or why no job came of it."""
         write_json(self.folder / "settled.json", {"how": how})
 
     @property
@@ -146,7 +164,9 @@ class Submission:
         plain = read_json(folder / "submission.json")
         try:
             tasks = tuple(tuple(TaskRun(**run) for run in task) for task in plain["tasks"])
-            known = {name: plain[name] for name in cls.__slots__ if name not in ("folder", "tasks")}
+            asked = [item for item in fields(cls) if item.name not in ("folder", "tasks")]
+            # What an older version did not write has a default.
+            known = {item.name: plain[item.name] for item in asked if item.name in plain or item.default is MISSING}
             return cls(folder=folder, tasks=tasks, **known)
         except (KeyError, TypeError) as error:
             raise ResultError(f"submission.json is damaged: {error}", where=str(folder)) from error
@@ -168,6 +188,14 @@ def submissions(runs: Path, *, open_only: bool = True) -> list[Submission]:
         except ResultError:
             continue
     return sorted(found, key=lambda submission: (submission.created, submission.token))
+
+
+def taken_over(submission: Submission, run: str) -> bool:
+    """Whether a later submission holds the run: it has been submitted again since, by its job, a look or the user."""
+    return any(
+        other.created > submission.created and not other.void and any(run in names(task) for task in other.tasks)
+        for other in submissions(submission.runs, open_only=False)
+    )
 
 
 def names(task: Sequence[TaskRun]) -> list[str]:

@@ -7,13 +7,14 @@ import os
 import shlex
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from launchers.environment import import_path
 from launchers.request import RunRequest
-from launchers.site import SiteProfile
+from launchers.room import room_for
+from launchers.site import PartitionProfile, SiteProfile
 from results.errors import LaunchError
 
 #: Memory is asked for in these steps, so that runs of nearly the same need make one array.
@@ -43,47 +44,59 @@ class Allocation:
     exclude: tuple[str, ...] = ()
 
 
+def partition_of(site: SiteProfile) -> PartitionProfile | None:
+    """The partition that jobs of the site go to; None where nothing is known of it."""
+    return site.partitions.get(site.partition or "")
+
+
 def nodes_for(request: RunRequest, site: SiteProfile) -> int:
-    """How many nodes the ranks need, from the partition's cores and GPUs per node; one where nothing is known of them."""
-    if request.nodes is not None:
-        return min(request.nodes, request.ranks)
-    partition = site.partitions.get(site.partition or "")
+    """How many nodes the ranks need, by the cores, GPUs and memory of the partition's nodes; one where nothing is known of them.
+
+    Raises:
+        LaunchError: the run does not fit the partition, or takes longer than it grants.
+    """
+    partition = partition_of(site)
     if partition is None:
-        return 1
-    limits = []
-    if partition.cores_per_node:
-        limits.append(partition.cores_per_node // request.cores_per_rank)
-    if request.gpus_per_rank and partition.gpus_per_node:
-        limits.append(partition.gpus_per_node // request.gpus_per_rank)
-    per_node = min(limits, default=request.ranks)
-    if per_node < 1:
+        return 1 if request.nodes is None else min(request.nodes, request.ranks)
+    room = room_for(request, partition)
+    if room.obstacles:
         raise LaunchError(
-            f"a rank with {request.cores_per_rank} cores and {request.gpus_per_rank} GPUs does not fit a node of partition "
-            f"'{site.partition}' ({partition.cores_per_node} cores, {partition.gpus_per_node} GPUs)",
+            f"{request.name or 'it'} does not fit partition '{site.partition}': {'; '.join(map(str, room.obstacles))}",
             where=f"site {site.name}: partitions.{site.partition}",
-            next_step="launcher.cores_per_rank=..., or site.partition=...",
+            next_step=f"{room.obstacles[0].next_step}, or site.partition=NAME (tenfold plan --site {site.name} judges them)",
         )
-    return -(-request.ranks // per_node)
+    return room.nodes
 
 
-def memory_steps(need_gib: float) -> float:
-    """Rounded up to the next step."""
-    return math.ceil(need_gib / MEMORY_STEP_GIB) * MEMORY_STEP_GIB
+def memory_steps(need_gib: float, site: SiteProfile) -> float:
+    """Rounded up to the next step, though not beyond what a node has."""
+    partition = partition_of(site)
+    asked = math.ceil(need_gib / MEMORY_STEP_GIB) * MEMORY_STEP_GIB
+    if partition is None or not partition.memory_gib_per_node:
+        return asked
+    # Profiles round to thousandths of a GiB, the scheduler counts MiB.
+    return min(asked, math.floor(partition.memory_gib_per_node * 1024) / 1024)
 
 
 def allocation_for(request: RunRequest, site: SiteProfile, exclude: tuple[str, ...] = ()) -> Allocation:
-    """The allocation that a run needs at a site."""
-    nodes = nodes_for(request, site)
+    """The allocation that a run needs at a site.
+
+    Raises:
+        LaunchError: the run does not fit the site.
+    """
+    limit_s = request.time_limit_s or site.time_limit_s
+    nodes = nodes_for(replace(request, time_limit_s=limit_s), site)
     memory = None
-    if request.memory_gib and site.memory_flag:
-        memory = memory_steps(request.memory_gib / nodes + JOB_MEMORY_GIB)
+    if request.memory_gib and site.memory_flag:  # of the node that holds most ranks: all are asked for the same
+        share = -(-request.ranks // nodes) / request.ranks
+        memory = memory_steps(request.memory_gib * share + JOB_MEMORY_GIB, site)
     return Allocation(
         ranks=request.ranks,
         cores_per_rank=request.cores_per_rank,
         gpus_per_rank=request.gpus_per_rank,
         nodes=nodes,
         memory_gib=memory,
-        time_limit_s=request.time_limit_s or site.time_limit_s,
+        time_limit_s=limit_s,
         exclusive=request.exclusive,
         exclude=exclude,
     )
@@ -124,44 +137,54 @@ def setup_lines(site: SiteProfile, environment: Mapping[str, str]) -> list[str]:
     return [*lines, *(f"export {name}={shlex.quote(value)}" for name, value in sorted(exports.items())), *site.setup]
 
 
-def parameters(batch: Batch, site: SiteProfile) -> dict[str, Any]:
-    """submitit's parameters of a batch; ``None`` means that the flag is not written."""
-    need = batch.allocation
+def allocation_flags(need: Allocation, site: SiteProfile) -> dict[str, Any]:
+    """What an allocation is asked for with, by sbatch for a job or by srun outside of one: long flags with their values, True for
+    a bare flag."""
     ranks_per_node = -(-need.ranks // need.nodes)
-    gpus_per_node = ranks_per_node * need.gpus_per_rank
-    further: dict[str, Any] = {
-        "ntasks": need.ranks,
-        "output": str(batch.folder / ("job-%A_%a.txt" if batch.tasks is not None else "job-%j.txt")),
-        **({"requeue": True} if batch.requeue else {"no-requeue": True}),
-        # Slurm fills the first node before the next; memory and GPUs are asked for by node, so ranks are spread evenly.
-        **({"ntasks-per-node": ranks_per_node} if need.nodes > 1 else {}),
-        **({"reservation": site.reservation} if site.reservation else {}),
-        **({"nodelist": site.nodelist} if site.nodelist else {}),
-        **{name: value if value != "" else True for name, value in site.sbatch.items()},
-    }
-    kind = f"{site.gpu_type}:" if site.gpu_type else ""
-    if gpus_per_node:
-        flag = "gres" if site.gpu_flag == "gres" else "gpus-per-node"
-        further[flag] = f"gpu:{kind}{gpus_per_node}" if flag == "gres" else f"{kind}{gpus_per_node}"
-    return {
-        "job_name": batch.name,
-        "comment": batch.comment,
+    found: dict[str, Any] = {
         "nodes": need.nodes,
-        "cpus_per_task": need.cores_per_rank,
+        "ntasks": need.ranks,
+        "cpus-per-task": need.cores_per_rank,
+        # Slurm fills the first node before the next; memory and GPUs are asked for by node, so ranks are spread evenly.
+        "ntasks-per-node": ranks_per_node if need.nodes > 1 else None,
         "mem": None if need.memory_gib is None else f"{math.ceil(need.memory_gib * 1024)}M",
         "time": None if need.time_limit_s is None else max(math.ceil(need.time_limit_s / 60), 1),
         "exclusive": True if need.exclusive else None,
         "exclude": ",".join([*([site.exclude] if site.exclude else []), *need.exclude]) or None,
+        "nodelist": site.nodelist or None,
+        "reservation": site.reservation or None,
         "partition": site.partition,
         "account": site.account,
         "qos": site.qos,
         "constraint": site.constraint,
         "wckey": site.wckey,
+    }
+    gpus_per_node = ranks_per_node * need.gpus_per_rank
+    kind = f"{site.gpu_type}:" if site.gpu_type else ""
+    if gpus_per_node and site.gpu_flag == "gres":
+        found["gres"] = f"gpu:{kind}{gpus_per_node}"
+    elif gpus_per_node:
+        found["gpus-per-node"] = f"{kind}{gpus_per_node}"
+    found |= {name: value if value != "" else True for name, value in site.sbatch.items()}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def parameters(batch: Batch, site: SiteProfile) -> dict[str, Any]:
+    """submitit's parameters of a batch; ``None`` means that the flag is not written."""
+    flags = allocation_flags(batch.allocation, site)
+    flags["output"] = str(batch.folder / ("job-%A_%a.txt" if batch.tasks is not None else "job-%j.txt"))
+    flags["requeue" if batch.requeue else "no-requeue"] = True
+    # Those that submitit has a name and a default of its own for; None: not written.
+    own = {name: flags.pop(name, None) for name in ("nodes", "time", "wckey")}
+    return {
+        **own,
+        "job_name": batch.name,
+        "comment": batch.comment,
         "dependency": "afterany:" + ":".join(batch.after) if batch.after else None,
         "stderr_to_stdout": True,
         "setup": setup_lines(site, os.environ) or None,
         "use_srun": False,
-        "additional_parameters": further,
+        "additional_parameters": flags,
     }
 
 

@@ -12,6 +12,7 @@ from launchers.accounting import Accounts, match_attempt
 from launchers.sacct import JobAccount
 from launchers.slurm.commands import Slurm
 from launchers.slurm.ledger import Submission, TaskRun
+from launchers.slurm.ours import is_accounted, is_shown
 from results.failures import NEXT_STEP, Failure, FailureClass
 from results.merge import write_record
 from results.runfolder import Attempt, RunFolder
@@ -35,27 +36,38 @@ ENDINGS: dict[str, tuple[FailureClass, str]] = {
 }
 
 
+#: Those of them in which the scheduler has ended a job for good, whatever its batch step had begun to do about it.
+#: Key of a failure's evidence: why nobody tries again by themselves.
+GIVEN_UP = "given_up"
+TAKEN_AWAY = ("PREEMPTED", "NODE_FAIL", "BOOT_FAIL", "TIMEOUT", "OUT_OF_MEMORY")
+
+
 @dataclass(slots=True)
 class Facts:
-    """What is known of jobs that are over: the accounting first, then what the controller still remembers."""
+    """What is known of jobs that are over: the accounting first, then what the controller still remembers. What they know of a
+    stranger under the same number is left aside."""
 
     slurm: Slurm
     accounts: Accounts = field(default_factory=Accounts)
 
-    def lives(self, job_id: str) -> list[JobAccount]:
-        """The lives of one job or task, oldest first."""
-        return [life for life in self.accounts.jobs if life.job_id == job_id and life.started is not None]
+    def _mine(self, job_id: str, submission: Submission) -> list[JobAccount]:
+        return [life for life in self.accounts.jobs if life.job_id == job_id and is_accounted(life, submission)]
 
-    def ending(self, job_id: str) -> tuple[str, str]:
+    def lives(self, job_id: str, submission: Submission) -> list[JobAccount]:
+        """The lives of one job or task of a submission, oldest first."""
+        return [life for life in self._mine(job_id, submission) if life.started is not None]
+
+    def ending(self, job_id: str, submission: Submission) -> tuple[str, str]:
         """State and host of the last life; empty where nobody knows.
 
         Raises:
             UnreachableError: the controller does not answer.
         """
-        mine = [life for life in self.accounts.jobs if life.job_id == job_id]
+        mine = self._mine(job_id, submission)
         last = mine[-1] if mine and mine[-1].ended is not None else None
         if last is None or last.state == "REQUEUED":  # which promises a further life
             known = self.slurm.job(job_id)
+            known = known if is_shown(known, submission) else {}
             state = known.get("JobState", "").split()
             if state or last is None:
                 return (state[0] if state else ""), known.get("BatchHost", "")
@@ -76,7 +88,7 @@ def settle_task(submission: Submission, index: int, task: tuple[TaskRun, ...], f
         folder = RunFolder(submission.runs / run.name)
         said = _has_word(folder, submission.token)
         if not said or _provisional(folder):
-            ending = ending or facts.ending(job_id)
+            ending = ending or facts.ending(job_id, submission)
             if ending[0] in ALIVE:
                 return False
             done = (_refine(folder, ending[0]) if said else _speak(folder, submission, job_id, ending)) and done
@@ -96,7 +108,7 @@ def _join_accounting(folder: RunFolder, submission: Submission, job_id: str, fac
         else:
             started = (attempt.read("attempt", {}) or {}).get("started")
             when = datetime.fromisoformat(started) if started else None
-            lives = facts.lives(job_id)
+            lives = facts.lives(job_id, submission)
             life = match_attempt(lives, job_id, when) if when else (lives[-1] if lives else None)
             if life is not None and life.ended is not None:
                 found = life.as_dict()
@@ -124,7 +136,7 @@ def mourn(submission: Submission, index: int, job_id: str, restart: int, facts: 
         last = folder.last_attempt()
         if last is None or not belongs(last, submission.token) or folder.is_completed() or last.failure() is not None:
             continue
-        before = [life for life in facts.lives(job_id) if life.ended is not None]
+        before = [life for life in facts.lives(job_id, submission) if life.ended is not None]
         state = before[-1].state if before else ""
         kind, reason = ENDINGS.get(state, (FailureClass.NODE_FAIL, "it ended without a word, with its node or by force"))
         if state == "REQUEUED" and last.read("leave") is None:
@@ -157,6 +169,43 @@ def _has_word(folder: RunFolder, token: str) -> bool:
         return True
     last = folder.last_attempt()
     return last is not None and belongs(last, token) and last.failure() is not None
+
+
+def open_failure(folder: RunFolder, submission: Submission) -> dict[str, Any] | None:
+    """The failure of a run whose last attempt is this submission's, unless it was given up; None where there is none."""
+    last = folder.last_attempt()
+    failure = last.failure() if last else None
+    if last is None or failure is None or folder.is_completed() or not belongs(last, submission.token):
+        return None
+    return None if GIVEN_UP in failure.get("evidence", {}) else failure
+
+
+def taken_away(failure: dict[str, Any], submission: Submission, job_id: str, facts: Facts) -> bool:
+    """Whether the scheduler has ended the job of a failed run for good: nobody of the job could do then what the table says.
+
+    Raises:
+        LaunchError: the controller does not answer.
+    """
+    state = failure.get("evidence", {}).get("job_state") or facts.ending(job_id, submission)[0]
+    if state not in TAKEN_AWAY:
+        return False
+    known = facts.slurm.job(job_id)  # the accounting shows the end of a life as the end of the job
+    return not (is_shown(known, submission) and known.get("JobState", "") in ALIVE)
+
+
+def give_up(folder: RunFolder, why: str) -> None:
+    """The failed run will not be submitted again by itself, though the retry table wants it.
+
+    Raises:
+        ResultError: the run folder cannot be written.
+    """
+    last = folder.last_attempt()
+    failure = Failure.from_dict((last.failure() if last else None) or {"reason": ""})
+    if last is not None:
+        failure.reason += f"; {why}"
+        failure.evidence = {**failure.evidence, GIVEN_UP: why}
+        last.write("failure", failure.as_dict())
+        write_record(folder)
 
 
 def _provisional(folder: RunFolder) -> bool:

@@ -55,7 +55,7 @@ class SrunStarter:
     """Starts runs as steps of the job that this process is the batch step of.
 
     Attributes:
-        ranks_per_node: that the allocation has room for; a run takes as few of its nodes as it needs.
+        ranks_per_node: that the allocation has room for; a run takes as few of its nodes as it needs, or as many as it asks for.
         packed: several steps share the allocation: each gets its own part of it.
         addresses: how nodes reach each other, where their names do not do.
         variables: further variables of every rank.
@@ -76,14 +76,17 @@ class SrunStarter:
             "srun", "--unbuffered", "--export=ALL", "--kill-on-bad-exit=0", f"--wait={WAIT_S}",
             f"--ntasks={request.ranks}", f"--cpus-per-task={request.cores_per_rank}", f"--job-name={request.name}",
         ]  # fmt: skip
+        nodes = request.nodes or -(-request.ranks // self.ranks_per_node)
+        nodes = min(nodes, request.ranks)
+        words.append(f"--nodes={nodes}")
         if self.packed:
-            words.append("--exact")
+            # Memory is by node: the share of the one that holds most of the step's ranks, which are spread evenly.
+            here = -(-request.ranks // nodes)
+            words += ["--exact", *([f"--ntasks-per-node={here}"] if nodes > 1 else [])]
             if self.site.memory_flag and request.memory_gib:
-                words.append(f"--mem={int(request.memory_gib * 1024) + 1}M")
+                words.append(f"--mem={int(request.memory_gib * here / request.ranks * 1024) + 1}M")
             if request.gpus_per_rank:
                 words.append(f"--gpus={request.ranks * request.gpus_per_rank}")
-        else:
-            words.append(f"--nodes={-(-request.ranks // self.ranks_per_node)}")
         python = self.site.python or sys.executable
         rank = [python, "-P", "-m", "launchers.rank", "slurm", request.module, str(request.folder)]
         return [*words, *self.site.srun, *rank]

@@ -1,4 +1,5 @@
-"""Where submitted runs stand: ledger, scheduler and run folders together. What ended without a word gets its failure here.
+"""Where submitted runs stand: ledger, scheduler and run folders together. What ended without a word gets its failure here; what
+the scheduler took away is submitted again where the retry table says so.
 
 The run folder is the truth for what is over; the scheduler is asked, once for all runs, only about what is not.
 """
@@ -11,9 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from launchers.accounting import Accounting
+from launchers.slurm.again import look_after
 from launchers.slurm.commands import QueuedJob, Slurm, UnreachableError
-from launchers.slurm.ledger import Submission, ledger_folder, submissions, token_of
+from launchers.slurm.ledger import ENDED, Submission, ledger_folder, submissions
+from launchers.slurm.ours import is_queued
 from launchers.slurm.settle import Facts, settle_task
+from launchers.slurm.submit import find_job
 from results.errors import LaunchError, TenfoldError
 from results.runfolder import RunFolder
 from results.standing import Standing, Word
@@ -41,7 +45,8 @@ def survey(runs: Path, *, settle: bool = True, holding_lock: bool = False) -> Su
     """Ask about everything that was submitted from ``runs`` and is not settled.
 
     Args:
-        settle: record the failure of runs whose job is gone and that left no word of their own.
+        settle: record the failure of runs whose job is gone and that left no word of their own, and submit again what the retry
+            table says.
         holding_lock: the caller holds the ledger's lock: a submission without a job is nobody's work in progress then.
     """
     found = Survey()
@@ -67,32 +72,42 @@ def survey(runs: Path, *, settle: bool = True, holding_lock: bool = False) -> Su
             if gone
         ]
         if settle and ended:
-            _settle(ended, slurm, found)
+            _settle(ended, slurm, found, holding_lock)
     return found
 
 
-def _settle(ended: Sequence[tuple[Submission, list[int], bool]], slurm: Slurm, found: Survey) -> None:
-    """Record how ended tasks ended; the accounting is asked once about all of them."""
+def _settle(ended: Sequence[tuple[Submission, list[int], bool]], slurm: Slurm, found: Survey, holding_lock: bool) -> None:
+    """Record how ended tasks ended, and see to what is to go on; the accounting is asked once about all of them."""
     accounts = Accounting(slurm.environment()).rows(submission.job_id() or "" for submission, _, _ in ended)
     facts = Facts(slurm, accounts)
     for submission, gone, over in ended:
         try:
             results = [settle_task(submission, index, submission.tasks[index], facts) for index in gone]
-            if over and all(results):
-                submission.settle("ended")
+            again = look_after(submission, gone, facts, holding_lock=holding_lock)
+            for name, job_id in again.items():
+                detail = f"job {job_id} pending: was just submitted again" if job_id else "about to be submitted again"
+                found.words[name] = Word(Standing.QUEUED, detail, job_id)
+            if over and all(results) and all(again.values()):
+                submission.settle(ENDED)
         except TenfoldError as error:
             found.problems.append(f"what ended could not be recorded: {error.what}")
+            if isinstance(error, LaunchError):  # whether it goes on is not known either
+                _unknown(submission, gone, error, found)
 
 
 def _nothing_known(members: Iterable[Submission], error: LaunchError, found: Survey) -> None:
     found.problems.append(f"where submitted runs stand is not known: {error.what}")
     for submission in members:
-        for index, task in enumerate(submission.tasks):
-            for run in task:
-                folder = RunFolder(submission.runs / run.name)
-                if not folder.is_completed():
-                    found.words[run.name] = Word(Standing.UNKNOWN, error.what, submission.task_id(index) or "")
-                    found.jobs[run.name] = (submission, index, None)
+        _unknown(submission, range(len(submission.tasks)), error, found)
+
+
+def _unknown(submission: Submission, indices: Iterable[int], error: LaunchError, found: Survey) -> None:
+    for index in indices:
+        for run in submission.tasks[index]:
+            folder = RunFolder(submission.runs / run.name)
+            if not folder.is_completed():
+                found.words[run.name] = Word(Standing.UNKNOWN, error.what, submission.task_id(index) or "")
+                found.jobs[run.name] = (submission, index, None)
 
 
 def _look(
@@ -124,7 +139,7 @@ def _look(
     gone = []
     for index, task in enumerate(submission.tasks):
         job = queue.get(submission.task_id(index) or "")
-        if job is None:
+        if job is None or not is_queued(job, submission):  # a stranger under its number: ours is gone
             gone.append(index)
             continue
         for run in task:
@@ -135,10 +150,8 @@ def _look(
 
 
 def _adopt(submission: Submission, queue: dict[str, QueuedJob], slurm: Slurm, found: Survey) -> bool:
-    """Find a job whose number was never written down, by the token in its comment."""
-    from launchers.slurm.submit import find_job
-
-    job_id = next((job.job_id.split("_")[0] for job in queue.values() if token_of(job.comment) == submission.token), None)
+    """Find a job whose number was never written down, by the token that it carries."""
+    job_id = next((job.base_id for job in queue.values() if is_queued(job, submission)), None)
     if job_id is None:
         try:
             job_id = find_job(slurm, submission.token)

@@ -208,7 +208,8 @@ def test_gpu_partitions_are_judged_by_their_gpus() -> None:
 
 @pytest.mark.usefixtures("profiled")
 def test_partitions_that_can_run_it_come_first() -> None:
-    site = SiteProfile(name="here", partitions={"small": partition(nodes=0), "large": partition(preemptible=True)})
+    small = partition(memory_gib_per_node=0.1)
+    site = SiteProfile(name="here", partitions={"small": small, "large": partition(preemptible=True)})
     found = judge(experiment(), site)
     assert [(v.partition, v.possible) for v in found] == [("large", True), ("small", False)]
     assert "jobs here may be preempted" in found[0].notes

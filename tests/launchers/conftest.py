@@ -12,9 +12,11 @@ import pytest
 import yaml
 
 from launchers.request import RunRequest
+from launchers.slurm import again as again_module
 from launchers.slurm import submit as submit_module
 from launchers.slurm import survey as survey_module
 from launchers.slurm.commands import Slurm
+from launchers.slurm.grouping import prepare
 from launchers.slurm.ledger import Submission, submissions
 from results.store import write_text
 from tests.launchers.fake_slurm import FakeSlurm
@@ -54,7 +56,7 @@ def scheduler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
     fake = FakeSlurm(tmp_path / "scheduler")
     monkeypatch.setenv("PATH", f"{fake.install()}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.delenv("SLURM_CONF", raising=False)
-    for module in (submit_module, survey_module):
+    for module in (again_module, submit_module, survey_module):
         monkeypatch.setattr(module, "Slurm", partial(Slurm, patience_s=0.3))
     return fake
 
@@ -64,7 +66,7 @@ def queue(freeze: Freeze, scheduler: FakeSlurm, runs: Path) -> Queue:
     """Submits frozen runs; the newest submission."""
 
     def put(*names: str) -> Submission:
-        submit_module.submit(submit_module.prepare([freeze(name) for name in names], WISH), WISH)
+        submit_module.submit(prepare([freeze(name) for name in names], WISH), WISH)
         return submissions(runs)[-1]
 
     return put

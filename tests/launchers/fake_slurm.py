@@ -1,8 +1,8 @@
 """A scheduler without machines: ``sbatch``, ``squeue``, ``scontrol``, ``scancel``, ``sacct`` that keep their state in a folder.
 
 As a program it is one of the five, for real subprocesses of the code under test: only the standard library is imported, and the
-compiled module is kept, so a call takes 30 ms. To tests it is their hand on the scheduler. Nothing ever runs: they say how jobs
-fare.
+compiled module is kept, so a call takes 30 ms. To tests it is their hand on the scheduler. No job ever runs: they say how jobs
+fare. Whoever runs a batch step has ``srun``, whose tasks are processes of this machine.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import re
 import shlex
 import signal
 import stat
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-PROGRAMS = ("sbatch", "squeue", "scontrol", "scancel", "sacct")
+PROGRAMS = ("sbatch", "squeue", "scontrol", "scancel", "sacct", "srun")
 WAITING = {"PENDING"}
 IN_QUEUE = {"PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED"}
 _PROGRAM = """import sys
@@ -83,9 +84,14 @@ class FakeSlurm:
             state["down"] = list(programs)
 
     def set(self, job: str, task: str = "-", **facts: str) -> None:
-        """A job's or task's ``state``, ``reason``, ``nodes``, ``restarts``."""
+        """A job's or task's ``state``, ``reason``, ``nodes``, ``restarts``, ``preempted`` (since when), ``left`` (its time)."""
         with self.state() as state:
             state["jobs"][job]["tasks"][task].update(facts)
+
+    def describe(self, job: str, **facts: str) -> None:
+        """A job's ``name``, ``comment``, ``command`` (path of its script)."""
+        with self.state() as state:
+            state["jobs"][job].update(facts)
 
     def forget(self, job: str) -> None:
         """The controller remembers the job no more."""
@@ -113,9 +119,8 @@ def main(slurm: FakeSlurm, program: str, words: list[str]) -> int:
         if program in state["down"]:
             print(f"slurm_load_jobs error: {SILENT}", file=sys.stderr)
             return 1
-    return {"sbatch": _sbatch, "squeue": _squeue, "scontrol": _scontrol, "scancel": _scancel, "sacct": _sacct}[program](
-        slurm, words
-    )
+    programs = {"sbatch": _sbatch, "squeue": _squeue, "scontrol": _scontrol, "scancel": _scancel, "sacct": _sacct, "srun": _srun}
+    return programs[program](slurm, words)
 
 
 def _sbatch(slurm: FakeSlurm, words: list[str]) -> int:
@@ -157,8 +162,10 @@ def _job(script: Path) -> dict[str, Any]:
     flags = {name: "".join(shlex.split(value)) if name != "comment" else shlex.split(value)[0] for name, value in flags.items()}
     array = re.fullmatch(r"0-(\d+)%\d+", flags.get("array", ""))
     indices = [str(index) for index in range(int(array.group(1)) + 1)] if array else ["-"]
-    task = {"state": "PENDING", "reason": "Priority", "nodes": "", "restarts": "0"}
+    task = {"state": "PENDING", "reason": "Priority", "nodes": "", "restarts": "0", "preempted": "None", "left": "10:00"}
     return {
+        "command": str(script),
+        "dependency": flags.get("dependency", ""),
         "name": flags["job-name"],
         "comment": flags["comment"],
         "flags": flags,
@@ -174,13 +181,24 @@ def _tasks(jobs: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any], dic
             yield (number if index == "-" else f"{number}_{index}"), raw, job, task
 
 
+def _unfulfilled(slurm: FakeSlurm, job: dict[str, Any]) -> str:
+    """What a job still waits for, as squeue writes it."""
+    jobs = slurm.jobs
+    numbers = job["dependency"].removeprefix("afterany:").split(":")
+    waiting = [n for n in numbers if n in jobs and any(task["state"] in IN_QUEUE for task in jobs[n]["tasks"].values())]
+    return ",".join(f"afterany:{n}_*(unfulfilled)" for n in waiting) or "(null)"
+
+
 def _squeue(slurm: FakeSlurm, words: list[str]) -> int:
     (form,) = (word.removeprefix("--format=") for word in words if word.startswith("--format="))
+    asked = [word.removeprefix("--jobs=") for word in words if word.startswith("--jobs=")]
     for job_id, raw, job, task in _tasks(slurm.jobs):
+        if asked and not {job_id, raw} & set(asked):
+            continue
         if task["state"] in IN_QUEUE:
             values = {
                 "i": job_id, "A": raw, "T": task["state"], "r": task["reason"], "k": job["comment"], "j": job["name"],
-                "N": task["nodes"], "L": "10:00",
+                "N": task["nodes"], "L": task["left"], "o": job["command"], "E": _unfulfilled(slurm, job),
             }  # fmt: skip
             print(re.sub(r"%([a-zA-Z])", lambda found, values=values: values[found.group(1)], form))
     return 0
@@ -190,6 +208,11 @@ def _scontrol(slurm: FakeSlurm, words: list[str]) -> int:
     what = [word for word in words if not word.startswith("--")]
     if what[:2] == ["show", "config"]:
         print("Configuration data\nMaxArraySize            = 1001\nClusterName             = fake")
+        return 0
+    if what[0] in ("update", "requeue"):
+        return _change(slurm, what)
+    if what[:2] == ["show", "node"]:
+        print("NodeName=n1 NodeAddr=n1 State=ALLOCATED")
         return 0
     if what[:2] != ["show", "job"]:
         print(f"invalid keyword: {what}", file=sys.stderr)
@@ -204,10 +227,23 @@ def _scontrol(slurm: FakeSlurm, words: list[str]) -> int:
         host = task["nodes"].split(",")[0]
         print(
             f"JobId={raw} {array}JobName={job['name']} UserId=user(1000) JobState={task['state']} Reason={task['reason']} "
-            f"Dependency=(null) Restarts={task['restarts']} NodeList={task['nodes']} BatchHost={host} Comment={job['comment']} "
-            f"StdOut=/dev/null"
+            f"Dependency=(null) Restarts={task['restarts']} PreemptTime={task['preempted']} NodeList={task['nodes']} "
+            f"BatchHost={host} Command={job['command']} Comment={job['comment']} StdOut=/dev/null"
         )
     return 0
+
+
+def _change(slurm: FakeSlurm, words: list[str]) -> int:
+    """``scontrol update JobId=... Key=value`` and ``scontrol requeue ID``."""
+    job_id = words[1].removeprefix("JobId=")
+    with slurm.state() as state:
+        found = [entry for entry in _tasks(state["jobs"]) if job_id in (entry[0], entry[1], entry[0].split("_")[0])]
+        for _, _, job, task in found:
+            if words[0] == "requeue":
+                task.update(state="PENDING", reason="BeginTime", restarts=str(int(task["restarts"]) + 1))
+            for key, _, value in (word.partition("=") for word in words[2:]):
+                job[key.lower()] = value
+    return 0 if found else 1
 
 
 def _scancel(slurm: FakeSlurm, words: list[str]) -> int:
@@ -218,6 +254,22 @@ def _scancel(slurm: FakeSlurm, words: list[str]) -> int:
             if named and task["state"] in (WAITING if pending_only else IN_QUEUE):
                 task.update(state="CANCELLED", reason="None")
     return 0
+
+
+def _srun(slurm: FakeSlurm, words: list[str]) -> int:
+    """A step on node n1: as many processes as tasks, ended together."""
+    begin = next(index for index, word in enumerate(words) if not word.startswith("--") and index)
+    (count,) = (int(word.removeprefix("--ntasks=")) for word in words if word.startswith("--ntasks="))
+    step = {"SLURM_STEP_NODELIST": "n1", "SLURM_STEP_NUM_TASKS": str(count), "SLURM_STEP_TASKS_PER_NODE": str(count)}
+    ranks = [{**step, "SLURM_NODEID": "0", "SLURM_LOCALID": str(rank), "SLURM_PROCID": str(rank)} for rank in range(count)]
+    tasks = [subprocess.Popen(words[begin:], env={**os.environ, **rank}) for rank in ranks]
+
+    def end(number: int, frame: object) -> None:
+        for task in tasks:
+            task.kill()
+
+    signal.signal(signal.SIGTERM, end)
+    return max(abs(task.wait()) for task in tasks)
 
 
 def _sacct(slurm: FakeSlurm, words: list[str]) -> int:

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from launchers.sacct import DELIMITER, FIELDS
+from launchers.slurm.grouping import Wish
 from launchers.slurm.ledger import Submission
-from launchers.slurm.submit import Wish
 from results.runfolder import Attempt, RunFolder
 from results.store import read_json
 from tests.launchers.launching import SITE

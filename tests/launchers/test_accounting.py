@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from launchers.accounting import Accounting, match_attempt, sacct_rows
@@ -217,6 +217,7 @@ def test_numbers_read_back(identity: JobId) -> None:
     assert JobId.parse(f"{identity.base}{task}{step}") == identity
 
 
+@example("0\x1e")
 @given(st.text(max_size=40))
 def test_no_text_is_an_exception(text: str) -> None:
     JobId.parse(text)

@@ -17,12 +17,19 @@ DELIMITER = "\x1f"
 TEXT = st.text(st.characters(codec="utf-8", categories=("L", "M", "N", "P", "S", "Zs")), max_size=20)
 
 
-@given(reason=TEXT, comment=TEXT, name=TEXT, nodes=TEXT)
-def test_a_line_of_the_queue_comes_back_whole(reason: str, comment: str, name: str, nodes: str) -> None:
-    line = DELIMITER.join(("12_3", "15", "PENDING", reason, comment, name, nodes, "1-00:00:10"))
+@given(reason=TEXT, comment=TEXT, name=TEXT, nodes=TEXT, command=TEXT)
+def test_a_line_of_the_queue_comes_back_whole(reason: str, comment: str, name: str, nodes: str, command: str) -> None:
+    line = DELIMITER.join(("12_3", "15", "PENDING", reason, comment, name, nodes, "1-00:00:10", command, "(null)"))
     (job,) = parse_queue(line + "\n")
-    assert (job.job_id, job.raw_id, job.state, job.time_left_s) == ("12_3", "15", "PENDING", 86_410.0)
-    assert (job.reason, job.comment, job.name, job.nodes) == (reason, comment, name, nodes)
+    assert (job.job_id, job.raw_id, job.base_id, job.state, job.time_left_s) == ("12_3", "15", "12", "PENDING", 86_410.0)
+    assert (job.reason, job.comment, job.name, job.nodes, job.command) == (reason, comment, name, nodes, command)
+    assert job.waits_for == set()
+
+
+def test_what_a_job_waits_for() -> None:
+    said = "afterany:101_*(unfulfilled),afterany:7(unfulfilled)"
+    (job,) = parse_queue(DELIMITER.join(("9", "9", "PENDING", "Dependency", "", "n", "", "1:00", "/s.sh", said)))
+    assert job.waits_for == {"101", "7"}
 
 
 def test_what_is_no_line_of_the_queue_is_left_out() -> None:

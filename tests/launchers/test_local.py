@@ -33,7 +33,7 @@ Ask = Callable[..., RunRequest]
 @pytest.fixture
 def ask(tmp_path: Path) -> Ask:
     """Makes a request for a frozen run of the fake worker; keywords that a request has are its needs, others are orders."""
-    needs = {"ranks", "cores_per_rank", "memory_gib", "exclusive", "time_limit_s", "environment"}
+    needs = {"ranks", "cores_per_rank", "memory_gib", "exclusive", "time_limit_s", "leave_grace_s", "environment"}
 
     def make(name: str, **words: Any) -> RunRequest:
         folder = tmp_path / "runs" / name
@@ -229,9 +229,8 @@ def test_cancelling_is_recorded_as_such_however_early(unclaimed: bool, ask: Ask)
 
 
 @pytest.mark.parametrize("deaf", [False, True])
-def test_a_time_limit_ends_a_run_also_one_that_does_not_listen(deaf: bool, ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ranks_module, "GRACE_S", 0.05)
-    endless = ask("endless", wait=True, deaf=deaf, time_limit_s=1.5)
+def test_a_time_limit_ends_a_run_also_one_that_does_not_listen(deaf: bool, ask: Ask) -> None:
+    endless = ask("endless", wait=True, deaf=deaf, time_limit_s=1.5, leave_grace_s=0.3)
     begun = time.monotonic()
     assert queue().run([endless, ask("fine")]) == {"endless": Ended.FAILED, "fine": Ended.COMPLETED}
     assert time.monotonic() - begun < 10

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +52,9 @@ def ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ask:
         write_json(folder / "orders.json", orders)
         environment = {"PYTHONPATH": str(ROOT), "EXTRA": "mine"}
         return RunRequest(
-            folder=folder, ranks=2, module="tests.launchers.fake_worker", environment=environment, time_limit_s=limit
-        )
+            folder=folder, ranks=2, module="tests.launchers.fake_worker", environment=environment, time_limit_s=limit,
+            leave_grace_s=0.6 if limit else 120.0,
+        )  # fmt: skip
 
     return make
 
@@ -162,7 +165,6 @@ def test_whoever_writes_the_stop_file_says_why(ask: Ask) -> None:
 
 def test_a_time_limit_ends_all_ranks_also_those_that_do_not_listen(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     request = ask(wait=True, deaf=True, time_limit_s=2.0)
-    monkeypatch.setattr(ranks_module, "GRACE_S", 0.1)
     monkeypatch.setattr(starting_module, "PROGRAM_GRACE_S", 0.5)
     begun = time.monotonic()
     assert run(request) is Ended.FAILED
@@ -217,6 +219,49 @@ def test_a_missing_mpiexec_is_said_before_anything_starts(tmp_path: Path, monkey
     with pytest.raises(LaunchError, match="there is no mpiexec") as caught:
         find_mpiexec()
     assert (caught.value.where, "mpi4py mpich" in caught.value.next_step) == ("launcher=mpi", True)
+
+
+# Two nodes -----------------------------------------------------------------------------------------------------------
+
+#: As on a cluster with its own mpiexec, one proxy of hydra for each; instead of by ssh they are started here.
+TWO_NODES = ("-hosts", "a,b", "-ppn", "{}", "-launcher", "fork")
+
+
+def over_two_nodes(per_node: int) -> tuple[str, ...]:
+    try:
+        socket.gethostbyname(socket.gethostname())
+    except OSError:
+        pytest.skip(f"ranks of several nodes meet at rank 0's host name, and '{socket.gethostname()}' resolves to nothing here")
+    return tuple(word.format(per_node) for word in TWO_NODES)
+
+
+def test_ranks_of_two_nodes_know_their_places(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
+    request = replace(ask(), ranks=4)
+    assert run(request, starter=MpiStarter(over_two_nodes(2))) is Ended.COMPLETED
+    found = [read_json(request.folder / f"environment-{rank}.json") for rank in range(4)]
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR")
+    host = socket.gethostname()  # rank 0's: the loopback would lead ranks of the other node astray
+    assert [[one[name] for name in names] for one in found] == [[str(rank), "4", str(rank % 2), "2", host] for rank in range(4)]
+    assert len({one["MASTER_PORT"] for one in found}) == 1
+    assert all("GLOO_SOCKET_IFNAME" not in one for one in found)  # which interface leads to the other node is the site's to say
+
+
+def test_a_rank_that_is_killed_on_the_other_node_is_named(ask: Ask) -> None:
+    request = replace(ask(kill_rank=3), ranks=4)
+    assert run(request, starter=MpiStarter(over_two_nodes(2))) is Ended.FAILED
+    assert (failure(request)["class"], failure(request)["rank"]) == ("crash", 3)
+    assert all(gone(pid) for pid in workers(request))
+
+
+def test_training_over_two_nodes_ends_as_on_one(workplace: Workplace) -> None:
+    words = ("system=faulty", "scale=tiny", "engine=zero1", "ranks=2", "tracker=none", "launcher=mpi")
+    arguments = ",".join(f"'{word}'" for word in over_two_nodes(1))
+    workplace.tenfold("sweep", *words, "repeat=0", f"launcher.arguments=[{arguments}]")
+    workplace.tenfold("sweep", *words, "repeat=1")
+    two, one = sorted((read_json(folder.record_file) for folder in workplace.runs()), key=lambda record: record["repeat"])
+    assert (two["status"], one["status"]) == ("completed", "completed")
+    assert two["metrics"]["score"] == one["metrics"]["score"]
 
 
 def test_a_run_under_mpiexec_from_words_to_record(workplace: Workplace) -> None:

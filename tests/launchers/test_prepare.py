@@ -16,9 +16,9 @@ from launchers.layout import Layout
 from launchers.request import RunRequest
 from launchers.retrying import RetryRule
 from launchers.site import PartitionProfile, SiteProfile
+from launchers.slurm.grouping import Prepared, Wish, prepare
 from launchers.slurm.ledger import Submission, comment_for, token_of
 from launchers.slurm.script import Allocation, allocation_for
-from launchers.slurm.submit import Prepared, Wish, prepare
 
 SITE = SiteProfile(name="ridge", scheduler="slurm", partition="batch", python="/opt/python")
 WISH = Wish(study="scaling", command="tenfold sweep study=scaling", label="dlwp-small-scaling", site=SITE)
@@ -89,7 +89,7 @@ def test_whatever_is_asked_for(shapes: list[dict[str, Any]], limit: int, throttl
 
 @given(sizes=st.lists(st.integers(1, 2000), min_size=1, max_size=8), throttle=st.integers(1, 100))
 def test_the_throttle_is_divided_by_size(sizes: list[int], throttle: int) -> None:
-    from launchers.slurm.submit import _throttles
+    from launchers.slurm.grouping import _throttles
 
     found = _throttles(sizes, replace(WISH, site=replace(SITE, array_throttle=throttle)))
     given_out = [share for share in found if share is not None]

@@ -279,7 +279,7 @@ def test_memory_is_by_node_in_steps_and_enough(memory_gib: float, nodes: int) ->
     found = allocation_for(request, CPU_SITE).memory_gib
     assert found is not None
     assert math.isclose(found / MEMORY_STEP_GIB, round(found / MEMORY_STEP_GIB))
-    wanted = memory_gib / nodes + JOB_MEMORY_GIB
+    wanted = memory_gib * math.ceil(8 / nodes) / 8 + JOB_MEMORY_GIB  # of the node that holds most ranks
     assert wanted <= found < wanted + MEMORY_STEP_GIB
 
 
@@ -302,8 +302,8 @@ def test_a_run_without_a_limit_gets_the_sites() -> None:
     assert allocation_for(replace(request, time_limit_s=90.0), site).time_limit_s == 90.0
 
 
-def partitioned(cores: int = 0, gpus: int = 0) -> SiteProfile:
-    profile = PartitionProfile(nodes=4, cores_per_node=cores, gpus_per_node=gpus)
+def partitioned(cores: int = 0, gpus: int = 0, **further: Any) -> SiteProfile:
+    profile = PartitionProfile(**{"nodes": 8, "cores_per_node": cores, "gpus_per_node": gpus, **further})
     return SiteProfile(name="ridge", partition="p", partitions={"p": profile})
 
 
@@ -318,18 +318,51 @@ def partitioned(cores: int = 0, gpus: int = 0) -> SiteProfile:
         ({"ranks": 8, "gpus_per_rank": 1, "cores_per_rank": 40}, partitioned(cores=64, gpus=4), 8),  # cores are scarcer
         ({"ranks": 64}, partitioned(), 1),  # nothing is known of the nodes
         ({"ranks": 64}, SiteProfile(), 1),  # nor of the partition
+        ({"ranks": 8, "memory_gib": 40.0}, partitioned(cores=8, memory_gib_per_node=16.0), 3),  # three ranks of 5 GiB a node
         ({"ranks": 8, "nodes": 3}, partitioned(cores=8), 3),  # asked for by hand
         ({"ranks": 2, "nodes": 3}, partitioned(cores=8), 2),  # no node without a rank
     ],
 )
-def test_as_few_nodes_as_the_ranks_fit_on(needs: dict[str, int], site: SiteProfile, expected: int) -> None:
-    assert nodes_for(RunRequest(folder=Path("/runs/a"), **needs), site) == expected  # type: ignore[arg-type]
+def test_as_few_nodes_as_the_ranks_fit_on(needs: dict[str, Any], site: SiteProfile, expected: int) -> None:
+    assert nodes_for(RunRequest(folder=Path("/runs/a"), **needs), site) == expected
 
 
-@pytest.mark.parametrize("needs", [{"cores_per_rank": 9}, {"gpus_per_rank": 5}])
-def test_a_rank_that_fits_no_node_is_refused_before_submission(needs: dict[str, int]) -> None:
-    request = RunRequest(folder=Path("/runs/a"), **needs)  # type: ignore[arg-type]
-    with pytest.raises(LaunchError, match=r"does not fit a node of partition 'p' \(8 cores, 4 GPUs\)") as caught:
-        nodes_for(request, partitioned(cores=8, gpus=4))
+@pytest.mark.parametrize(
+    ("needs", "reason", "next_step"),
+    [
+        ({"cores_per_rank": 9}, "a rank wants 9 cores, a node has 8", "launcher.cores_per_rank=8"),
+        ({"gpus_per_rank": 5}, "a rank wants 5 GPUs, a node has 4", "device=cpu"),
+        ({"memory_gib": 31.0}, "a rank needs 31.0 GiB, 30.4 of a node may be used", "engine=zero3"),
+        ({"ranks": 65}, "needs 9 nodes of 8 ranks, there are 8", "fewer ranks="),
+        ({"ranks": 9, "nodes": 1}, "9 ranks on 1 nodes are 9 a node, a node holds 8", "launcher.nodes=2"),
+        ({"time_limit_s": 7200.0}, "asks for 2.00 h, the limit is 1.00 h", "launcher.time_limit_s=3600"),
+        ({"expected_s": 7200.0}, "planned 2.00 h, the limit is 1.00 h", "train.checkpoint_every=STEPS"),
+    ],
+)
+def test_what_does_not_fit_its_partition_is_refused_before_submission(needs: dict[str, Any], reason: str, next_step: str) -> None:
+    """Naming partition, limit and what to do; the planner judges partitions by the same words."""
+    site = partitioned(cores=8, gpus=4, memory_gib_per_node=32.0, max_time_s=3600.0)
+    with pytest.raises(LaunchError, match=re.escape(f"does not fit partition 'p': {reason}")) as caught:
+        allocation_for(RunRequest(folder=Path("/runs/a"), **needs), site)
     assert caught.value.where == "site ridge: partitions.p"
-    assert re.search(r"launcher\.cores_per_rank|site\.partition", caught.value.next_step)
+    assert caught.value.next_step.startswith(next_step)
+    assert "site.partition=" in caught.value.next_step
+
+
+def test_a_run_longer_than_the_limit_goes_on_in_a_further_attempt_where_it_saves() -> None:
+    site = partitioned(cores=8, max_time_s=3600.0)
+    assert nodes_for(RunRequest(folder=Path("/runs/a"), expected_s=7200.0, saves=True), site) == 1
+
+
+def test_the_sites_own_limit_is_held_against_the_partitions() -> None:
+    with pytest.raises(LaunchError, match="asks for 2.00 h, the limit is 1.00 h"):
+        allocation_for(RunRequest(folder=Path("/runs/a")), replace(partitioned(max_time_s=3600.0), time_limit_s=7200.0))
+
+
+@pytest.mark.parametrize(("need_gib", "asked_gib"), [(3.6, 4.0), (7.4, 7.846)])
+def test_memory_is_not_rounded_up_beyond_what_a_node_has(need_gib: float, asked_gib: float) -> None:
+    """A node of 8035 MiB, as profiles have it."""
+    site = partitioned(memory_gib_per_node=7.847)
+    found = allocation_for(RunRequest(folder=Path("/runs/a"), memory_gib=need_gib), site).memory_gib
+    assert found == pytest.approx(asked_gib, abs=1e-3)
+    assert math.ceil((found or 0) * 1024) <= 8035

@@ -184,6 +184,7 @@ def test_the_accounting_knows_better_than_the_controller(queue: Queue, scheduler
     began = 1795473100
     attempt = begin(submission, "a", "101_0", started="2026-11-23T22:31:45+00:00")
     life = {"Submit": str(began), "Eligible": str(began), "Start": str(began + 4), "End": str(began + 64), "ElapsedRaw": "60"}
+    life |= {"Comment": f"tenfold:{submission.token} scaling"}
     scheduler.account(
         accounts(
             {"JobID": "101_0", "JobIDRaw": "102", "State": "CANCELLED by 1000", "NodeList": "n[1-2]", "NNodes": "2", **life},

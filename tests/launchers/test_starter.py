@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +31,26 @@ def test_a_run_alone_takes_as_few_nodes_of_its_job_as_it_needs(per_node: int, no
     assert SrunStarter(site=SITE, ranks_per_node=per_node).command(REQUEST) == [*START, f"--nodes={nodes}", *RANK]
 
 
-def test_packed_runs_take_their_own_part_of_the_job() -> None:
-    packed = SrunStarter(site=SITE, packed=True)
-    assert packed.command(REQUEST) == [*START, "--exact", "--mem=1537M", "--gpus=6", *RANK]
+@pytest.mark.parametrize(
+    ("per_node", "asked", "nodes", "flags"),
+    [
+        (6, None, 1, ["--exact", "--mem=1537M"]),
+        (12, None, 1, ["--exact", "--mem=1537M"]),  # room for two of them on a node
+        (3, None, 2, ["--exact", "--ntasks-per-node=3", "--mem=769M"]),  # --mem is by node: half of it
+        (4, None, 2, ["--exact", "--ntasks-per-node=3", "--mem=769M"]),
+        (6, 4, 4, ["--exact", "--ntasks-per-node=2", "--mem=513M"]),  # as many nodes as it asked for: two of six ranks a node
+    ],
+)
+def test_packed_runs_take_their_own_part_of_the_job(per_node: int, asked: int | None, nodes: int, flags: list[str]) -> None:
+    packed = SrunStarter(site=SITE, packed=True, ranks_per_node=per_node)
+    command = packed.command(replace(REQUEST, nodes=asked))
+    assert command == [*START, f"--nodes={nodes}", *flags, "--gpus=6", *RANK]
+
+
+def test_packed_runs_of_a_site_without_the_flag_state_no_memory() -> None:
     bare = SrunStarter(site=SiteProfile(memory_flag=False), packed=True)
     command = bare.command(RunRequest(folder=Path("/runs/a"), memory_gib=1.5))
-    assert [word for word in command if word.startswith(("--mem", "--gpus", "--nodes"))] == []
+    assert [word for word in command if word.startswith(("--mem", "--gpus"))] == []
     assert sys.executable in command
 
 

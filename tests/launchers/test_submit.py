@@ -13,9 +13,11 @@ import pytest
 
 from launchers.layout import Layout
 from launchers.request import RunRequest
+from launchers.slurm.again import resubmit
 from launchers.slurm.commands import UnreachableError
+from launchers.slurm.grouping import prepare
 from launchers.slurm.ledger import Submission, submissions, token_of
-from launchers.slurm.submit import find_job, open_ledger, prepare, resubmit, submit
+from launchers.slurm.submit import find_job, open_ledger, submit
 from launchers.slurm.survey import survey
 from results.errors import LaunchError, ResultError
 from results.runfolder import RunFolder
@@ -61,8 +63,8 @@ def test_every_call_is_in_the_ledger_before_it_is_made(
     jobs = scheduler.jobs
     assert all(job["ledger_first"] for job in jobs.values())
     assert [list(job["tasks"]) for job in jobs.values()] == [["0", "1", "2"], ["-"]]
-    assert [job["name"] for job in jobs.values()] == ["fake-tiny-scaling", "b"]
-    assert all(job["comment"].endswith(" scaling") for job in jobs.values())
+    assert [job["name"] for job in jobs.values()] == ["fake-tiny-scaling-a0+2", "b"]
+    assert [job["comment"].split(" ", 1)[1] for job in jobs.values()] == ["scaling 3 runs from a0 on", "scaling"]
     assert [call["foreign"] for call in scheduler.calls()] == [[], []]
     by_number = {submission.job_id(): submission for submission in submissions(runs)}
     assert {number: token_of(job["comment"]) for number, job in jobs.items()} == {
@@ -264,8 +266,7 @@ def test_one_run_is_submitted_again_with_more_memory_and_without_a_node(freeze: 
     submit(prepare(asked, WISH), WISH)
     (first,) = submissions(runs)
     layout = Layout(memory_gib=3.0, exclude_nodes=("n4",), reason="more memory")
-    layout.write(asked[1].folder)
-    assert resubmit(first, 1, first.tasks[1][0], layout) == "102"
+    assert resubmit(first, [(first.tasks[1][0], layout)]) == {"b": "102"}
     flags = scheduler.jobs["102"]["flags"]
     assert (flags["mem"], flags["exclude"], flags["ntasks"], scheduler.jobs["102"]["name"]) == ("3584M", "n4", "2", "b")
     second = next(submission for submission in submissions(runs) if submission.job_id() == "102")

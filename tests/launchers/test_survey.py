@@ -10,9 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from harness.cli.cancel import cancel_rows
 from launchers.request import RunRequest
+from launchers.sacct import parse
 from launchers.slurm.commands import QueuedJob, Slurm
 from launchers.slurm.ledger import submissions
+from launchers.slurm.ours import is_accounted
+from launchers.slurm.submit import find_job
 from launchers.slurm.survey import survey, word_for
 from results.failures import Failure, FailureClass
 from results.runfolder import RunFolder
@@ -112,6 +116,85 @@ def test_looking_alone_writes_nothing(queue: Queue, scheduler: FakeSlurm, runs: 
     assert untouched(submission)
 
 
+# Under a number of ours ----------------------------------------------------------------------------------------------
+
+STRANGER = {"name": "other", "comment": "tenfold:ffffffffff other", "command": "/elsewhere/.submissions/ffffffffff/sbatch.sh"}
+
+
+def test_a_strangers_job_is_not_taken_for_ours(queue: Queue, scheduler: FakeSlurm, runs: Path) -> None:
+    """The cluster was made anew: its numbers began again, and somebody else's job bears ours now."""
+    submission = queue("a", "b")
+    begin(submission, "a", "101_0")
+    for index in "01":
+        scheduler.set("101", index, state="RUNNING", nodes="n1")
+    scheduler.describe("101", **STRANGER)
+    assert survey(runs).words == {}
+    assert "nobody knows why" in failure(submission, "a")["reason"]
+    assert failure(submission, "b")["class"] == "cancelled"  # what never began leaves no trace
+    assert submission.settled
+
+
+@pytest.mark.parametrize("further", [{}, {"comment": "", "command": "/home/me/other.sh"}])
+def test_a_strangers_job_is_not_cancelled(further: dict[str, str], queue: Queue, scheduler: FakeSlurm, runs: Path) -> None:
+    queue("a")
+    scheduler.set("101", state="RUNNING", nodes="n1")
+    scheduler.describe("101", **{**STRANGER, **further})
+    rows = [{"run": "a", "status": "running"}]
+    assert cancel_rows(rows, runs).startswith("0 jobs cancelled")
+    assert scheduler.calls("scancel") == []
+    assert scheduler.jobs["101"]["tasks"]["-"]["state"] == "RUNNING"
+
+
+def test_a_strangers_end_is_not_ours(queue: Queue, scheduler: FakeSlurm, runs: Path) -> None:
+    """Neither the controller's word on it nor the accounting's."""
+    submission = queue("a")
+    attempt = begin(submission, "a")
+    scheduler.set("101", state="TIMEOUT", nodes="n9")
+    scheduler.describe("101", **STRANGER)
+    life = {"JobID": "101", "State": "TIMEOUT", "Start": "1795473100", "End": "1795473160", "NodeList": "n9", "JobName": "other"}
+    scheduler.account(accounts({**life, "Comment": STRANGER["comment"]}, life))
+    survey(runs)
+    assert failure(submission, "a")["class"] == "node-fail"
+    assert attempt.read("accounting", {}).get("state") is None
+
+
+@pytest.mark.parametrize(
+    ("facts", "mine"),
+    [
+        ({"comment": "the site's own words"}, True),  # its script still lies in our ledger
+        ({"command": "/somewhere/else.sh"}, True),  # its comment still bears our token
+        ({"comment": "", "command": ""}, False),
+    ],
+)
+def test_a_job_of_ours_is_known_by_comment_or_script(
+    facts: dict[str, str], mine: bool, queue: Queue, scheduler: FakeSlurm, runs: Path
+) -> None:
+    submission = queue("a")
+    scheduler.describe("101", **facts)
+    assert ("a" in survey(runs).words) is mine
+    assert (find_job(Slurm(), submission.token) == "101") is mine
+
+
+@pytest.mark.parametrize(
+    ("row", "mine"),
+    [
+        ({}, True),
+        ({"JobName": "a"}, True),
+        ({"JobName": "other"}, False),
+        ({"JobName": "other", "Comment": "tenfold:{token} scaling"}, True),
+        ({"JobName": "a", "Comment": "tenfold:ffffffffff scaling"}, False),
+        ({"JobName": "a", "Submit": "4000000000"}, True),
+        ({"JobName": "a", "Submit": "1000000000"}, False),  # of a cluster that was there before
+    ],
+)
+def test_rows_of_the_accounting_that_are_ours(row: dict[str, str], mine: bool, queue: Queue, scheduler: FakeSlurm) -> None:
+    """By the comment where the site keeps it, else by the job's name and when it was submitted."""
+    submission = queue("a")
+    row = {key: text.format(token=submission.token) for key, text in row.items()}
+    (life,) = parse(accounts({"JobID": "101", "State": "FAILED", **row}))
+    assert is_accounted(life, submission) is mine
+
+
 # Nothing is known, nothing is said -----------------------------------------------------------------------------------
 
 
@@ -133,6 +216,7 @@ def test_without_an_answer_about_an_ended_job_its_end_stays_open(queue: Queue, s
     scheduler.down("scontrol")
     found = survey(runs)
     assert "what ended could not be recorded: the controller does not answer" in found.problems[0]
+    assert found.words["a"].standing is Standing.UNKNOWN
     assert untouched(submission)
     scheduler.down()
     survey(runs)

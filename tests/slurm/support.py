@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from launchers.cluster import LoopbackCluster
+from tests.support import FAULTY, Workplace
 
 
 def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = 60.0, every_s: float = 0.1) -> float:
@@ -17,6 +20,17 @@ def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = 60.0, 
         assert time.monotonic() - begun < timeout_s, f"not within {timeout_s:g} s: {what}"
         time.sleep(every_s)
     return time.monotonic() - begun
+
+
+def sweep_study(work: Workplace, name: str, text: str, *words: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
+    """Sweep a study of the faulty system that is written here (its YAML)."""
+    own = work.path / "own"
+    shutil.copytree(FAULTY, own, dirs_exist_ok=True)
+    (own / "study" / f"{name}.yaml").write_text(text)
+    command = [sys.executable, "-m", "harness", "sweep", f"study={name}", "launcher=slurm", *words, "--config-dir", "own"]
+    done = subprocess.run(command, cwd=work.path, env=work.environment(), capture_output=True, text=True, timeout=240)
+    assert done.returncode == expect, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done
 
 
 def slurm_words(cluster: LoopbackCluster, *words: str, expect: int | None = 0) -> str:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,8 +13,8 @@ import pytest
 from launchers.cluster import LoopbackCluster
 from results.merge import build_record
 from results.runfolder import RunFolder
-from tests.slurm.support import slurm_words, wait_for
-from tests.support import FAULTY, Workplace
+from tests.slurm.support import slurm_words, sweep_study, wait_for
+from tests.support import Workplace
 
 pytestmark = pytest.mark.slurm
 HEALTHY = ("system=faulty", "scale=tiny", "variant=healthy", "tracker=none")
@@ -76,17 +74,13 @@ def test_runs_of_a_pack_share_a_job(slurm: LoopbackCluster, workplace: Workplace
 
 
 def test_paired_arms_share_one_allocation(slurm: LoopbackCluster, workplace: Workplace) -> None:
-    folder = workplace.path / "own" / "study"
-    folder.mkdir(parents=True)
-    (folder / "pairs.yaml").write_text(
+    sweep_study(
+        workplace,
+        "pairs",
         "common: [system=faulty, scale=tiny, variant=healthy, tracker=none]\n"
         "stages:\n  - {name: pairs, exclusive: true, paired: true,\n"
-        '     points: [["engine=zero1", "ranks=1,2", "repeat=0,1"]]}\n'
+        '     points: [["engine=zero1", "ranks=1,2", "repeat=0,1"]]}\n',
     )
-    shutil.copytree(FAULTY, workplace.path / "own", dirs_exist_ok=True)
-    words = [sys.executable, "-m", "harness", "sweep", "study=pairs", "launcher=slurm", "--config-dir", "own"]
-    done = subprocess.run(words, cwd=workplace.path, env=workplace.environment(), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
     workplace.tenfold("watch")
     found = records(workplace)
     assert [record["status"] for record in found] == ["completed"] * 4
@@ -124,6 +118,55 @@ def test_cancel_what_waits_and_what_runs(slurm: LoopbackCluster, workplace: Work
     resumed = RunFolder(left[0].path).attempts()[-1]
     first = resumed.rank_file(0).read_text()
     assert '"first_step": 0' not in first
+
+
+def trains(folder: RunFolder) -> bool:
+    last = folder.last_attempt()
+    return bool(last and last.read("progress", {}).get("done", 0) > 5)
+
+
+def test_a_job_preempted_by_cancellation_goes_on(slurm: LoopbackCluster, workplace: Workplace) -> None:
+    """A site whose PreemptMode is CANCEL: Slurm gives nothing back. It goes on from its checkpoint, as one job, with the same
+    limit, whoever of job and looks comes first."""
+    (workplace.path / "pace").write_text("0.1")
+    words = ("system=faulty", "scale=tiny", "variant=paced", "train.steps=300", "tracker=none", "site.nodelist=n4")
+    told = workplace.json("sweep", *words, "launcher=slurm", "launcher.time_limit_s=1800")
+    (folder,) = workplace.runs()
+    wait_for(lambda: trains(folder), "it trains", 90)
+    slurm_words(slurm, "scontrol", "update", "PartitionName=main", "PreemptMode=CANCEL")
+    try:
+        other = ("-p", "high", "-w", "n4", "-N", "1", "-n", "2")  # wants both of its cores
+        slurm_words(slurm, "sbatch", *other, "-o", "/dev/null", "--wrap", "sleep 2")
+        wait_for(lambda: (folder.path / "attempt-0" / "leave.json").exists(), "its ranks leave", 30)
+        (workplace.path / "pace").unlink()
+        workplace.tenfold("watch")
+    finally:
+        slurm_words(slurm, "scontrol", "update", "PartitionName=main", "PreemptMode=REQUEUE")
+    (record,) = records(workplace)
+    assert [row["failure"] for row in record["attempts"]] == ["preempted", None]
+    assert record["metrics"]["lost_steps"]["value"] == 0
+    rows = slurm_words(
+        slurm, "sacct", "-X", "-n", "-P", "--format=JobID,State,TimelimitRaw", f"--name={folder.name}"
+    ).splitlines()
+    mine = [row.split("|") for row in rows]
+    assert [(row[1], row[2]) for row in mine] == [("PREEMPTED", "30"), ("COMPLETED", "30")]
+    assert mine[0][0] == told["jobs"][0]["job"]
+
+
+def test_a_later_stage_waits_for_runs_that_are_tried_again(slurm: LoopbackCluster, workplace: Workplace) -> None:
+    """The first stage's run gets a job with more memory; the exclusive stage after it began to wait for the old one."""
+    sweep_study(
+        workplace,
+        "stages",
+        "common: [system=faulty, scale=tiny, tracker=none]\nstages:\n"
+        "  - {name: grid, points: [[variant=starved]]}\n"
+        "  - {name: alone, exclusive: true, points: [[variant=healthy]]}\n",
+    )
+    workplace.tenfold("watch")
+    found = {record["variant"]: record for record in records(workplace)}
+    assert [row["failure"] for row in found["starved"]["attempts"]][:1] == ["oom-host"]
+    assert {record["status"] for record in found.values()} == {"completed"}
+    assert found["healthy"]["attempts"][0]["started"] >= found["starved"]["attempts"][-1]["ended"]
 
 
 def test_a_full_scratch_folder(slurm: LoopbackCluster, workplace: Workplace, tmpfs: Callable[[str], Path]) -> None:

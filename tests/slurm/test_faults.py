@@ -23,7 +23,7 @@ from launchers.cluster import LoopbackCluster
 from results.merge import build_record
 from results.runfolder import RunFolder
 from tests.slurm.conftest import require_slurm
-from tests.slurm.support import slurm_words, wait_for
+from tests.slurm.support import slurm_words, sweep_study, wait_for
 from tests.support import Workplace
 
 pytestmark = pytest.mark.slurm
@@ -99,12 +99,6 @@ class Storm:
         """Whether everything that was submitted has ended and been accounted for."""
         folders = (self.work.path / "runs" / ".submissions").glob("*/submission.json")
         return all((path.parent / "settled.json").exists() for path in folders)
-
-    def sweep(self, *words: str) -> list[str]:
-        """Submit several runs; their names."""
-        before = {folder.name for folder in self.work.runs()}
-        self.work.json("sweep", *words, "launcher=slurm")
-        return sorted({folder.name for folder in self.work.runs()} - before)
 
 
 @pytest.fixture(scope="module")
@@ -209,12 +203,21 @@ def _more(storm: Storm) -> None:
     """Faults that need nobody to inject them, and the undisturbed run that interrupted ones are compared with."""
     here = "site.exclude='n[5-8]'"
     storm.submit("undisturbed", *PACED, here)
-    storm.noted["twenty"] = storm.sweep("system=faulty", "scale=tiny", "variant=healthy,raising", "seed=range(10)", here)
+    storm.noted["twenty"] = _twenty(storm, here)
     storm.submit("greedy", "system=faulty", "scale=tiny", "variant=greedy", here)
     storm.submit("starved", "system=faulty", "scale=tiny", "variant=starved", here)
     storm.submit("killed", "system=faulty", "scale=tiny", "variant=killed", "engine=zero1", "ranks=2", here)
     storm.submit("nan", "system=faulty", "scale=tiny", "variant=nan", here)
     _kill_the_launcher(storm, here)
+
+
+def _twenty(storm: Storm, here: str) -> list[str]:
+    """Nineteen runs that are well and, among them, one that is not; their names."""
+    before = {folder.name for folder in storm.work.runs()}
+    points = 'points: [[variant=healthy, "seed=range(9)"], [variant=raising], [variant=healthy, "seed=range(9,19)"]]'
+    text = f"common: [system=faulty, scale=tiny, tracker=none]\nstages:\n  - {{name: all, {points}}}\n"
+    sweep_study(storm.work, "twenty", text, here)
+    return sorted({folder.name for folder in storm.work.runs()} - before)
 
 
 def _kill_the_launcher(storm: Storm, here: str) -> None:
@@ -277,8 +280,8 @@ def test_who_is_asked_to_leave_loses_no_step(storm: Storm, label: str) -> None:
 
 @pytest.mark.parametrize("label", ["preempted", "requeued", "one rank signalled"])
 def test_from_the_signal_to_the_exit(storm: Storm, label: str) -> None:
-    """Not a matter of speed but of the scheduler's patience (KillWait is 10 s here)."""
-    assert storm.noted[f"{label} exit_s"] < 10
+    """Not a matter of speed but of the scheduler's patience (KillWait is 10 s here): half of it is left for a checkpoint."""
+    assert storm.noted[f"{label} exit_s"] < 5, storm.noted[f"{label} exit_s"]
 
 
 @pytest.mark.parametrize("label", ["node lost", "only node lost"])
@@ -314,17 +317,19 @@ def test_no_false_state_while_the_scheduler_is_away(storm: Storm) -> None:
     assert "does not answer" in said
 
 
-def test_one_failing_kind_in_an_array_of_twenty(storm: Storm) -> None:
+def test_one_failing_run_in_an_array_of_twenty(storm: Storm) -> None:
     assert len(storm.noted["twenty"]) == 20
-    for name in storm.noted["twenty"]:
-        record = RunFolder(storm.work.path / "runs" / name).read_record()
-        assert record is not None
-        assert record["status"] == ("failed" if record["variant"] == "raising" else "completed"), name
+    records = [RunFolder(storm.work.path / "runs" / name).read_record() or {} for name in storm.noted["twenty"]]
+    assert [record["status"] for record in records].count("failed") == 1
+    for record in records:
+        assert record["status"] == ("failed" if record["variant"] == "raising" else "completed"), record["run"]
         assert len(record["attempts"]) == 1
-        if record["variant"] == "raising":
-            assert (record["failure"]["class"], record["failure"]["rank"]) == ("crash", 0)
-            job = record["attempts"][0]["accounting"]
-            assert job["state"] == "FAILED"
+    (failed,) = (record for record in records if record["status"] == "failed")
+    assert (failed["failure"]["class"], failed["failure"]["rank"]) == ("crash", 0)
+    assert failed["attempts"][0]["accounting"]["state"] == "FAILED"
+    tasks = {record["attempts"][0]["job"]["job_id"] for record in records}
+    (array,) = {task.split("_")[0] for task in tasks}
+    assert tasks == {f"{array}_{index}" for index in range(20)}
 
 
 def test_a_killed_rank_is_named_and_nobody_tries_again(storm: Storm) -> None:
