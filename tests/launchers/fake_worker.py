@@ -29,6 +29,7 @@ def main() -> int:
     begun = time.monotonic()
     folder, rank = RunFolder(Path(sys.argv[1])), int(os.environ["RANK"])
     orders = read_json_or(folder.path / "orders.json", {})
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite that a shell put in the background hands on "ignored"
     if orders.get("deaf"):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     attempt = None
