@@ -1,8 +1,8 @@
 """Spherical-harmonic transforms on any rows of latitudes, as matrix products, and the spectral layer of spherical neural
 operators (Bonev et al. 2023).
 
-A field is ``[width, height, batch, channel]``, coefficients ``[degree, order * batch, channel]``: what a layer multiplies by one
-matrix per degree lies together.
+A field is ``[width, height, batch, channel]``, coefficients ``[degree, part, order * batch, channel]``, real and imaginary parts
+apart: what a layer multiplies by one matrix per degree lies together, and no step has to reorder what the one before it wrote.
 
 Analysis solves the least-squares problem of every order under the rows' area weights. On Gaussian latitudes that is nearly the
 usual quadrature (matrices differ by a thousandth, what they give of a field that has no more degrees by nothing); on cell
@@ -12,15 +12,15 @@ were.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from models.layers.precision import full_precision
-from models.layers.spectral import as_complex
 
 
 class SphericalTransform(NamedTuple):
@@ -37,6 +37,10 @@ class SphericalTransform(NamedTuple):
     into_degrees: Tensor
     out_of_degrees: Tensor
     out_of_orders: Tensor
+
+    def adjoint(self) -> SphericalTransform:
+        """Whose analysis is the adjoint of this one's synthesis, and the other way round."""
+        return SphericalTransform(self.out_of_orders.T, self.out_of_degrees.mT, self.into_degrees.mT, self.into_orders.T)
 
 
 def legendre(latitudes_deg: NDArray[np.float64], degrees: int, orders: int) -> NDArray[np.float64]:
@@ -106,22 +110,88 @@ def transform(
     return found
 
 
-def analyse(field: Tensor, basis: SphericalTransform) -> Tensor:
-    """Coefficients of a real field: float32 ``[width, height, batch, channel]`` to complex64 ``[L, M * batch, channel]``."""
+def analyse(field: Tensor, basis: SphericalTransform, work: Tensor | None = None) -> Tensor:
+    """Coefficients of a real field: ``[width, height, batch, channel]`` to ``[L, 2, M * batch, channel]``.
+
+    Args:
+        work: memory for what lies in between, used if there is enough of it.
+    """
     width, height, batch, channels = field.shape
-    orders, degrees = basis.into_degrees.shape[0], basis.into_degrees.shape[2]
-    rows = torch.mm(basis.into_orders, field.reshape(width, -1)).view(orders, 2, height, batch * channels)
-    pairs = torch.matmul(basis.into_degrees, rows).view(orders, 2, degrees, batch, channels)
-    return torch.view_as_complex(pairs.permute(2, 0, 3, 4, 1).contiguous()).view(degrees, orders * batch, channels)
+    orders, _, degrees, _ = basis.into_degrees.shape
+    rows = _memory(work, field, 2 * orders, height * batch * channels)
+    torch.mm(basis.into_orders, field.reshape(width, -1), out=rows)
+    parts = rows.view(orders, 2, height, -1)
+    modes = field.new_empty(degrees, 2, orders, batch * channels)
+    for part in range(2):
+        torch.bmm(basis.into_degrees[:, 0], parts[:, part], out=modes[:, part].transpose(0, 1))
+    return modes.view(degrees, 2, orders * batch, channels)
 
 
-def synthesise(coefficients: Tensor, basis: SphericalTransform, batch: int) -> Tensor:
-    """The real field of coefficients, float32 ``[width, height, batch, channel]``."""
-    degrees, orders = coefficients.shape[0], basis.into_degrees.shape[0]
-    pairs = torch.view_as_real(coefficients).view(degrees, orders, batch, -1, 2).permute(1, 4, 0, 2, 3)
-    rows = torch.matmul(basis.out_of_degrees, pairs.reshape(orders, 2, degrees, -1))
-    field = torch.mm(basis.out_of_orders, rows.view(2 * orders, -1))
-    return field.view(field.shape[0], rows.shape[2], batch, -1)
+def synthesise(
+    modes: Tensor, basis: SphericalTransform, batch: int, *, out: Tensor | None = None, work: Tensor | None = None
+) -> Tensor:
+    """The real field of coefficients, ``[width, height, batch, channel]``; see :func:`analyse`.
+
+    Args:
+        out: memory for the result.
+    """
+    orders, _, height, degrees = basis.out_of_degrees.shape
+    if out is None:
+        out = modes.new_empty(basis.out_of_orders.shape[0], height, batch, modes.shape[-1])
+    wide = modes.view(degrees, 2, orders, -1)
+    rows = _memory(work, modes, 2 * orders, height * wide.shape[-1])
+    parts = rows.view(orders, 2, height, -1)
+    for part in range(2):
+        torch.bmm(basis.out_of_degrees[:, 0], wide[:, part].transpose(0, 1), out=parts[:, part])
+    torch.mm(basis.out_of_orders, rows, out=out.view(out.shape[0], -1))
+    return out
+
+
+def _memory(work: Tensor | None, like: Tensor, rows: int, columns: int) -> Tensor:
+    if work is None or work.numel() < rows * columns:
+        return like.new_empty(rows, columns)
+    return work.view(-1)[: rows * columns].view(rows, columns)
+
+
+def _multiply(modes: Tensor, weight: Tensor) -> Tensor:
+    """Complex products ``[L, 2, row, in]`` by ``[2, L, in, out]`` in real ones."""
+    (a, b), (real, imaginary) = modes.unbind(1), weight.unbind(0)
+    out = modes.new_empty(*modes.shape[:3], weight.shape[-1])
+    first, second = out.unbind(1)
+    torch.baddbmm(torch.bmm(a, real, out=first), b, imaginary, alpha=-1, out=first)
+    torch.baddbmm(torch.bmm(a, imaginary, out=second), b, real, out=second)
+    return out
+
+
+class _Convolution(torch.autograd.Function):
+    """Analyse, multiply by one complex matrix per degree, synthesise. Only coefficients are kept for backward, which is the same
+    with the adjoint transforms and matrices; what lies in between uses memory of what comes before and after it."""
+
+    @staticmethod
+    def forward(ctx: Any, field: Tensor, weight: Tensor, *matrices: Tensor) -> Tensor:
+        """``[width, height, batch, in]`` and ``[L, in, out, 2]``, both float32; ``matrices`` are those of the transform."""
+        basis = SphericalTransform(*matrices)
+        out = field.new_empty(*field.shape[:3], weight.shape[2])
+        modes = analyse(field, basis, out)
+        ctx.save_for_backward(modes, weight, *matrices)
+        return synthesise(_multiply(modes, weight.permute(3, 0, 1, 2).contiguous()), basis, field.shape[2], out=out)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        modes, weight, *matrices = ctx.saved_tensors
+        basis = SphericalTransform(*matrices).adjoint()
+        with full_precision(grad.device):
+            grad_field = grad.new_empty(*grad.shape[:3], weight.shape[1])
+            grad_modes = analyse(grad, basis, grad_field)
+            (a, b), (real, imaginary) = modes.mT.unbind(1), grad_modes.unbind(1)
+            grad_weight = torch.empty_like(weight)
+            grad_weight[..., 0] = torch.baddbmm(torch.bmm(a, real), b, imaginary)
+            grad_weight[..., 1] = torch.baddbmm(torch.bmm(a, imaginary), b, real, alpha=-1)
+            adjoint = weight.permute(3, 0, 1, 2).clone(memory_format=torch.contiguous_format).mT
+            adjoint[1].neg_()
+            synthesise(_multiply(grad_modes, adjoint), basis, grad.shape[2], out=grad_field, work=grad_modes)
+        return grad_field, grad_weight, None, None, None, None
 
 
 class SphericalConv(nn.Module):
@@ -146,5 +216,5 @@ class SphericalConv(nn.Module):
         """``[width, height, batch, in] -> [width, height, batch, out]``."""
         with full_precision(field.device):
             basis = transform(*self.grid, field.device)
-            modes = torch.bmm(analyse(field.float(), basis), as_complex(self.weight))
-            return synthesise(modes, basis, field.shape[2]).to(field.dtype)
+            out: Tensor = _Convolution.apply(field.float(), self.weight.float(), *basis)  # type: ignore[no-untyped-call]
+            return out.to(field.dtype)

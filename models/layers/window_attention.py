@@ -9,6 +9,7 @@ of the work.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -27,24 +28,19 @@ FORBIDDEN = -1e9
 
 
 class _DenseBias:
-    """A bias per pair of tokens, ``[heads, queries, keys]``."""
+    """A bias per pair of tokens, ``[heads, queries, keys]``; ``grad`` is that of all of it, set before the first :meth:`add`."""
 
     granule = 1  # queries that a chunk is a multiple of
 
     def __init__(self, values: Tensor) -> None:
-        self.values = values
-        self.grad = torch.empty(0)
+        self.values = self.grad = values
 
-    def chunk(self, heads: slice, queries: slice) -> Tensor:
-        """``[heads, queries, keys]``."""
-        return self.values[heads, queries]
-
-    def start_backward(self) -> None:
-        """Before the first :meth:`add`."""
-        self.grad = torch.zeros_like(self.values)
+    def fill(self, scores: Tensor, heads: slice, queries: slice) -> None:
+        """Set the scores of a chunk ``[heads, windows, queries, keys]`` to their biases."""
+        scores.copy_(self.values[heads, queries].unsqueeze(1))
 
     def add(self, scores: Tensor, heads: slice, queries: slice, *, first: bool, last: bool) -> None:
-        """Gradients of the scores of a chunk ``[heads, windows, queries, keys]``; ``first`` and ``last`` of its windows."""
+        """Gradients of the scores of a chunk; ``first`` and ``last`` of its windows."""
         self.grad[heads, queries] += scores.sum(1)
 
 
@@ -55,15 +51,12 @@ class _SlidingBias:
     def __init__(self, table: Tensor, size: tuple[int, int]) -> None:
         self.table, self.size, self.granule = table, size, size[1]
         self.places = table.unfold(1, size[0], 1).unfold(2, size[1], 1)  # [heads, row, column of query, row, column of key]
-        self.grad, self._sums = torch.empty(0), torch.empty(0)
+        self.grad, self._sums = table, torch.empty(0)
 
-    def chunk(self, heads: slice, queries: slice) -> Tensor:
+    def fill(self, scores: Tensor, heads: slice, queries: slice) -> None:
         rows, columns = self.size
         part = self.places[heads, queries.start // columns : queries.stop // columns]
-        return part.reshape(part.shape[0], -1, rows * columns)
-
-    def start_backward(self) -> None:
-        self.grad = torch.zeros_like(self.table)
+        scores.view(*scores.shape[:2], -1, columns, rows, columns).copy_(part.unsqueeze(1))
 
     def add(self, scores: Tensor, heads: slice, queries: slice, *, first: bool, last: bool) -> None:
         rows, columns = self.size
@@ -82,9 +75,9 @@ class _SlidingBias:
             line = 2 * columns * columns
             strides = shape[1] * rows * line, rows * line, line, 2 * columns - 1, 1
             moved = self._sums.as_strided((*wide[:4], 2 * columns - 1), strides).sum(3)
-            above = queries.start // columns
-            for row in range(shape[1]):
-                self.grad[heads, above + row : above + row + rows] += moved[:, row]
+            above, high = queries.start // columns, shape[1] + rows - 1
+            summed = torch.ops.aten.unfold_backward(moved.mT, [shape[0], high, 2 * columns - 1], 1, rows, 1)
+            self.grad[heads, above : above + high] += summed
 
 
 class _Attention(torch.autograd.Function):
@@ -97,11 +90,11 @@ class _Attention(torch.autograd.Function):
         source = _DenseBias(bias) if size is None else _SlidingBias(bias, size)
         queries = _queries(q, size)
         out = torch.empty_like(q)
-        work, biases = _work(source, k), bias
+        work = _work(source, k)
         for heads, part, windows in _chunks(q.shape, k.shape[2], source.granule):
-            if windows.start == 0:
-                biases = source.chunk(heads, part)
-            probabilities = _probabilities(queries[heads, windows, part], k[heads, windows], biases, work)
+            scores = _scores(work, k, heads, part, windows)
+            source.fill(scores, heads, part)
+            probabilities = _probabilities(_flat(queries[heads, windows, part]), _flat(k[heads, windows]), _flat(scores))
             torch.bmm(probabilities, _flat(v[heads, windows]), out=_flat(out[heads, windows, part]))
         out = out if size is None else out.flip(2)
         ctx.save_for_backward(q, k, v, bias, out)
@@ -114,7 +107,7 @@ class _Attention(torch.autograd.Function):
         q, k, v, bias, out = ctx.saved_tensors
         size, scale = ctx.size, q.shape[-1] ** -0.5
         source = _DenseBias(bias) if size is None else _SlidingBias(bias, size)
-        source.start_backward()
+        source.grad = torch.zeros_like(bias)
         # d softmax: p (dp - sum(p dp)), and sum(p dp) = sum(out grad).
         inner = (grad * out).sum(-1, keepdim=True)
         queries, wanted = _queries(q, size), grad.contiguous()
@@ -123,20 +116,22 @@ class _Attention(torch.autograd.Function):
         grad_q = torch.empty_like(q)
         # Channels before tokens: products with a short side first are the faster ones.
         grad_k, grad_v = (torch.zeros_like(t.mT, memory_format=torch.contiguous_format) for t in (k, v))
-        work, more, biases = _work(source, k), _work(source, k), bias
+        work, more = _work(source, k), _work(source, k)
         for heads, part, windows in _chunks(q.shape, k.shape[2], source.granule):
-            if windows.start == 0:
-                biases = source.chunk(heads, part)
             own, asked = _flat(queries[heads, windows, part]), _flat(wanted[heads, windows, part])
-            probabilities = _probabilities(queries[heads, windows, part], k[heads, windows], biases, work)
-            _flat(grad_v[heads, windows]).baddbmm_(asked.mT, probabilities)
-            scores = more[: probabilities.numel()].view(probabilities.shape)
-            torch.bmm(asked, _flat(v[heads, windows]).mT, out=scores)
-            scores.sub_(_flat(inner[heads, windows, part])).mul_(probabilities)
-            by_head = scores.unflatten(0, (-1, windows.stop - windows.start))
-            source.add(by_head, heads, part, first=windows.start == 0, last=windows.stop == q.shape[1])
-            torch.bmm(scores, _flat(k[heads, windows]), out=_flat(grad_q[heads, windows, part]))
-            _flat(grad_k[heads, windows]).baddbmm_(own.mT, scores)
+            keys, values = _flat(k[heads, windows]), _flat(v[heads, windows])
+            scores = _scores(work, k, heads, part, windows)
+            source.fill(scores, heads, part)
+            probabilities = _probabilities(own, keys, _flat(scores))
+            into = _flat(grad_v[heads, windows])
+            torch.baddbmm(into, asked.mT, probabilities, out=into)
+            scores = _scores(more, k, heads, part, windows)
+            flat = torch.bmm(asked, values.mT, out=_flat(scores))
+            flat.sub_(_flat(inner[heads, windows, part])).mul_(probabilities)
+            source.add(scores, heads, part, first=windows.start == 0, last=windows.stop == q.shape[1])
+            torch.bmm(flat, keys, out=_flat(grad_q[heads, windows, part]))
+            into = _flat(grad_k[heads, windows])
+            torch.baddbmm(into, own.mT, flat, out=into)
         grad_q = (grad_q if size is None else grad_q.flip(2)).mul_(scale)
         return grad_q, grad_k.mT, grad_v.mT, source.grad, None
 
@@ -176,14 +171,16 @@ def _chunks(shape: torch.Size, keys: int, granule: int) -> Iterator[tuple[slice,
                 )
 
 
-def _probabilities(queries: Tensor, k: Tensor, bias: Tensor, work: Tensor) -> Tensor:
-    """softmax(q k^T + bias) of a chunk in ``work``: ``[heads * windows, queries, keys]``."""
-    heads, windows, rows, _ = queries.shape
-    keys = k.shape[2]
-    start = bias if windows == 1 else bias.unsqueeze(1).expand(-1, windows, -1, -1).reshape(heads * windows, rows, keys)
-    scores = work[: heads * windows * rows * keys].view(heads * windows, rows, keys)
-    torch.baddbmm(start, _flat(queries), _flat(k).mT, out=scores)
-    return torch.softmax(scores, dim=-1, out=scores)
+def _scores(work: Tensor, k: Tensor, heads: slice, queries: slice, windows: slice) -> Tensor:
+    """The scores of a chunk in ``work``, ``[heads, windows, queries, keys]``."""
+    shape = [part.stop - part.start for part in (heads, windows, queries)] + [k.shape[2]]
+    return work[: math.prod(shape)].view(shape)
+
+
+def _probabilities(queries: Tensor, keys: Tensor, bias: Tensor) -> Tensor:
+    """softmax(q k^T + bias) in place of the biases ``[heads * windows, queries, keys]``."""
+    torch.baddbmm(bias, queries, keys.mT, out=bias)
+    return torch.softmax(bias, dim=-1, out=bias)
 
 
 def _native(q: Tensor) -> bool:

@@ -54,7 +54,18 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="write docs/performance.md")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
-    from tests.bench import bench_backbones, bench_commands, bench_loop, bench_planner, bench_slurm, bench_solver, bench_zero
+    from tests.bench import (
+        bench_backbone_gains,
+        bench_backbone_memory,
+        bench_backbones,
+        bench_commands,
+        bench_loop,
+        bench_planner,
+        bench_slurm,
+        bench_solver,
+        bench_weather,
+        bench_zero,
+    )
 
     sections = [
         ("Commands", "Whole processes; `python -m tests.bench.bench_commands`. Seconds against a limit.", bench_commands.main()),
@@ -89,12 +100,34 @@ def main() -> None:
             bench_solver.main(),
         ),
         (
+            "Generated atmosphere and a year's forecast",
+            "Simulated days per second of the two-level atmosphere against the model as one would first write it; highest memory "
+            "of a year's forecast against that after two days. `python -m tests.bench.bench_weather`.",
+            bench_weather.main([]),
+        ),
+        (
             "Backbones",
-            "Forward and backward at equal shape, least of interleaved rounds: FNO2D and TFNO2D against neuraloperator 2.0.0, "
-            "FourCastNet against BERT layers of transformers (no installed package mixes tokens in Fourier space: a stand-in of "
-            "equal width, depth and tokens). U-Net and ConvLSTM have no public peer of their shape. "
-            "`python -m tests.bench.bench_backbones --paper`.",
-            bench_backbones.main(["--paper"]),
+            "One training step, forward and backward with the gradient of the input, batch 4, at equal shape; least processor "
+            "time of interleaved steps. Small: 32x32; paper: Navier-Stokes on 64x64, 10 frames in; weather: 32x64, 13 channels "
+            "in, 8 out. Peers: FNO2D, TFNO2D, FNO3D and TFNO3D (10 frames in and out) neuraloperator 2.0.0; SFNO the example of "
+            "torch-harmonics 0.8.0; Swin transformers' SwinModel with one window over the whole map, which has no decoder and "
+            "does not shift; MeshGraphNet and GraphCast a MessagePassing module of torch_geometric 2.8.1. FourCastNet's mixer is "
+            "in no installed package: BERT layers of equal width, number and tokens stand in for it. ConvLSTM, U-Net and "
+            "Pangu-Weather have no public peer that installs. `python -m tests.bench.bench_backbones --times`.",
+            bench_backbones.main(["--times"]),
+        ),
+        (
+            "Memory of backbones",
+            "The same steps and peers: highest resident memory after three steps less that before the first, each in a process "
+            "of its own, smaller of two; `python -m tests.bench.bench_backbone_memory`.",
+            bench_backbone_memory.main([]),
+        ),
+        (
+            "Backbones against their plain forms",
+            "The same steps; the peer is our backbone with all attention scores formed and kept, or with edges in random order, "
+            "gathered, concatenated and added up. With `masked_wrap`, as published, no shifted window sees across a border: our "
+            "form attends to its parts apart. `python -m tests.bench.bench_backbone_gains`.",
+            bench_backbone_gains.main([]),
         ),
         (
             "Planner",

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from models.dlwp.weather.grid import Grid, cell_areas, equiangular, gaussian, gaussian_latitudes, latitude_weights
 from models.layers import spherical
-from models.layers.spherical import SphericalConv, SphericalTransform, analyse, legendre, matrices, synthesise, transform
+from models.layers.spherical import SphericalConv, SphericalTransform, _Convolution, legendre, matrices, transform
 
 CPU = torch.device("cpu")
 GRIDS = [equiangular(32), gaussian(32), equiangular(16), gaussian(10)]
@@ -21,6 +21,15 @@ GRIDS = [equiangular(32), gaussian(32), equiangular(16), gaussian(10)]
 
 def basis_of(grid: Grid, degrees: int, orders: int) -> SphericalTransform:
     return transform(tuple(grid.latitudes.tolist()), grid.shape[1], degrees, orders, CPU)
+
+
+def analyse(field: Tensor, basis: SphericalTransform) -> Tensor:
+    """Complex ``[degree, order * batch, channel]``."""
+    return torch.complex(*spherical.analyse(field, basis).unbind(1))
+
+
+def synthesise(modes: Tensor, basis: SphericalTransform, batch: int) -> Tensor:
+    return spherical.synthesise(torch.stack([modes.real, modes.imag], dim=1), basis, batch)
 
 
 def coefficients(degrees: int, orders: int, batch: int, channels: int, seed: int = 0) -> Tensor:
@@ -172,11 +181,17 @@ def test_rotations_that_keep_the_grid_commute(grid: Grid) -> None:
         assert apart < 1e-5 if real else apart > 1e-2
 
 
-def test_gradients_of_the_transforms() -> None:
+@pytest.mark.parametrize(("enter", "leave", "batch"), [(2, 3, 2), (3, 1, 1), (1, 1, 2)])
+def test_gradients_of_the_layer(enter: int, leave: int, batch: int) -> None:
+    """More channels out than in, and fewer: what lies in between then fits the memory of its neighbours, or does not."""
     grid = gaussian(6)
-    basis = SphericalTransform(*(matrix.double() for matrix in basis_of(grid, 6, 6)))
-    field = torch.randn(12, 6, 2, 1, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda values: synthesise(analyse(values, basis), basis, 2), (field,))
+    basis = SphericalTransform(*(matrix.double() for matrix in basis_of(grid, 5, 4)))
+    field = torch.randn(12, 6, batch, enter, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(5, enter, leave, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda *inputs: _Convolution.apply(*inputs, *basis), (field, weight))
+    kept = weight.detach().clone()
+    _Convolution.apply(field, weight, *basis).sum().backward()
+    assert torch.equal(weight, kept)
 
 
 def test_transforms_stay_in_full_precision_and_planning_leaves_them_alone() -> None:

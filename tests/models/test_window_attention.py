@@ -2,32 +2,80 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.layers import window_attention
-from models.layers.window_attention import FORBIDDEN, WindowAttention, attention
+from models.layers.window_attention import FORBIDDEN, WindowAttention, attention, relative_attention
 
 
-@settings(max_examples=25, deadline=None)
-@given(st.integers(1, 3), st.integers(1, 3), st.integers(1, 9), st.integers(1, 5), st.integers(1, 12))
-def test_chunks_give_value_and_gradients_of_the_plain_form(windows: int, heads: int, tokens: int, width: int, chunk: int) -> None:
+def plain(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """All scores at once, ``[heads, windows, tokens, channels]``."""
+    scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5 + bias.unsqueeze(1)
+    return torch.softmax(scores, dim=-1) @ v
+
+
+def gradients(out: torch.Tensor, weight: torch.Tensor, leaves: list[torch.Tensor]) -> list[torch.Tensor]:
+    return [out, *torch.autograd.grad((out * weight).sum(), leaves)]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 9), st.integers(1, 9), st.integers(1, 5), st.integers(1, 200))
+def test_chunks_give_value_and_gradients_of_the_plain_form(
+    windows: int, heads: int, tokens: int, keys: int, width: int, chunk: int
+) -> None:
     random = torch.Generator().manual_seed(0)
-    inputs = [torch.randn(windows, heads, tokens, width, generator=random, dtype=torch.float64) for _ in range(3)]
-    bias = torch.randn(heads, tokens, tokens, generator=random, dtype=torch.float64)
-    weight = torch.randn(windows, heads, tokens, width, generator=random, dtype=torch.float64)
-    found = [tensor.clone().requires_grad_() for tensor in (*inputs, bias)]
-    expected = [tensor.clone().requires_grad_() for tensor in (*inputs, bias)]
-    ours = window_attention._Attention.apply(*found, chunk)
-    q, k, v, b = expected
-    plain = torch.softmax(q @ k.transpose(-1, -2) * width**-0.5 + b, dim=-1) @ v
-    torch.testing.assert_close(ours, plain)
-    (ours * weight).sum().backward()
-    (plain * weight).sum().backward()
-    for mine, theirs in zip(found, expected, strict=True):
-        torch.testing.assert_close(mine.grad, theirs.grad)
+
+    def leaf(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=random, dtype=torch.float64).requires_grad_()
+
+    q, k, v = leaf(heads, windows, tokens, width), leaf(heads, windows, keys, width), leaf(heads, windows, keys, width)
+    bias, weight = leaf(heads, tokens, keys), torch.randn(heads, windows, tokens, width, generator=random, dtype=torch.float64)
+    leaves = [q, k, v, bias]
+    with chunks_of(chunk):
+        found = gradients(window_attention._Attention.apply(*leaves, None), weight, leaves)
+    for mine, theirs in zip(found, gradients(plain(*leaves), weight, leaves), strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 4), st.integers(1, 5), st.integers(1, 500))
+def test_biases_out_of_the_table_are_those_by_index_arithmetic(
+    windows: int, heads: int, rows: int, columns: int, chunk: int
+) -> None:
+    """Value and gradients, the table's too, with one or several lines of queries in a chunk."""
+    random = torch.Generator().manual_seed(0)
+    shape = heads, windows, rows * columns, 3
+    parts = [torch.randn(shape, generator=random, dtype=torch.float64).requires_grad_() for _ in range(3)]
+    table = torch.randn(2 * rows - 1, 2 * columns - 1, heads, generator=random, dtype=torch.float64).requires_grad_()
+    weight = torch.randn(shape, generator=random, dtype=torch.float64)
+    leaves = [*parts, table]
+    with chunks_of(chunk):
+        turned = table.permute(2, 0, 1).flip(1, 2)
+        found = gradients(window_attention._Attention.apply(*parts, turned, (rows, columns)), weight, leaves)
+    bias = by_index(table, rows, columns)
+    for mine, theirs in zip(found, gradients(plain(*parts, bias), weight, leaves), strict=True):
+        torch.testing.assert_close(mine, theirs)
+    torch.testing.assert_close(window_attention.relative_bias(table, (rows, columns)), bias)
+
+
+def by_index(table: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+    place = torch.stack(torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij"), -1).reshape(-1, 2)
+    apart = place[:, None] - place[None] + torch.tensor([rows - 1, columns - 1])
+    return table[apart[..., 0], apart[..., 1]].permute(2, 0, 1)
+
+
+@contextlib.contextmanager
+def chunks_of(elements: int) -> Iterator[None]:
+    """Chunks of another size."""
+    usual, window_attention.CHUNK_ELEMENTS = window_attention.CHUNK_ELEMENTS, elements
+    yield
+    window_attention.CHUNK_ELEMENTS = usual
 
 
 def masked_by_hand(layer: WindowAttention, tokens: torch.Tensor, masked: tuple[bool, bool]) -> torch.Tensor:
@@ -36,8 +84,7 @@ def masked_by_hand(layer: WindowAttention, tokens: torch.Tensor, masked: tuple[b
     rolled = tokens.roll((-layer.shift[0], -layer.shift[1]), (1, 2)).reshape(batch, rows * columns, width)
     q, k, v = layer.qkv(rolled).view(batch, rows * columns, 3, layer.heads, -1).permute(2, 0, 3, 1, 4)
     place = torch.stack(torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij"), -1).reshape(-1, 2)
-    apart = place[:, None] - place[None] + torch.tensor([rows - 1, columns - 1])
-    bias = layer.table[apart[..., 0], apart[..., 1]].permute(2, 0, 1)
+    bias = by_index(layer.table, rows, columns)
     for side, length in enumerate((rows, columns)):
         if masked[side] and layer.shift[side]:
             beyond = place[:, side] >= length - layer.shift[side]
@@ -75,9 +122,12 @@ def test_windows_do_not_see_each_other_and_shifted_ones_see_over_borders_only_wh
 
 
 def test_other_devices_take_torchs_kernel() -> None:
-    q, k, v = torch.randn(3, 2, 2, 5, 4)
-    bias = torch.randn(2, 5, 5)
-    expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    q, k, v = torch.randn(3, 2, 2, 6, 4)
+    table = torch.randn(3, 5, 2)
+    bias = window_attention.relative_bias(table, (2, 3))
+    expected = plain(q, k, v, bias)
     torch.testing.assert_close(attention(q, k, v, bias), expected)
+    torch.testing.assert_close(relative_attention(q, k, v, table, (2, 3)), expected)
     low = [tensor.bfloat16() for tensor in (q, k, v)]
     torch.testing.assert_close(attention(*low, bias).float(), expected, atol=0.05, rtol=0.05)
+    torch.testing.assert_close(relative_attention(*low, table, (2, 3)).float(), expected, atol=0.05, rtol=0.05)

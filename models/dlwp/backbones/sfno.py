@@ -8,7 +8,6 @@ Real parameters with L layers, width e, D degrees, perceptron ratio r, i channel
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -29,9 +28,19 @@ class SphericalBlock(nn.Module):
 
     def forward(self, field: Tensor) -> Tensor:
         """``[width, height, batch, channel]``, same shape out."""
-        mixed = F.relu(self.convolution(field))
-        out: Tensor = field + self.contract(F.relu(self.expand(mixed)))
-        return out
+        # As matrices: the layers' results are no views then, and are written to instead of copied.
+        mixed = F.relu_(self.convolution(field)).flatten(0, 2)
+        increment: Tensor = self.contract(F.relu_(self.expand(mixed)))
+        return increment.add_(field.flatten(0, 2)).view(field.shape)
+
+
+class _Decoder(OutputLinear):
+    """Acts on the concatenation of features and input, which need not be formed."""
+
+    def forward(self, field: Tensor, inputs: Tensor) -> Tensor:  # type: ignore[override]
+        """``[.., width]`` and ``[.., inputs]`` to ``[.., outputs]``."""
+        of_field, of_inputs = self.weight.split([field.shape[-1], inputs.shape[-1]], dim=1)
+        return F.linear(field, of_field) + F.linear(inputs, of_inputs)
 
 
 class SphericalOperator(nn.Module):
@@ -51,7 +60,7 @@ class SphericalOperator(nn.Module):
             )
 
         self.blocks = nn.ModuleList(SphericalBlock(model.embed, model.mlp_ratio, convolution()) for _ in range(model.layers))
-        self.decoder = OutputLinear(model.embed + fields.inputs, fields.outputs, bias=False, zero=fields.zero_output)
+        self.decoder = _Decoder(model.embed + fields.inputs, fields.outputs, bias=False, zero=fields.zero_output)
 
     def forward(self, frames: Tensor) -> Tensor:
         """Predict on the latitudes it was made for."""
@@ -59,5 +68,5 @@ class SphericalOperator(nn.Module):
         field = self.encoder(inputs)
         for block in self.blocks:
             field = block(field)
-        out: Tensor = self.decoder(torch.cat([field, inputs], dim=-1))
+        out: Tensor = self.decoder(field, inputs)
         return out.permute(2, 3, 1, 0)
