@@ -16,7 +16,7 @@ from launchers.ranks import RankProcesses
 from launchers.request import RunRequest
 from results.runfolder import RunFolder
 
-_PLAIN_EVERY_S = 30.0
+_PLAIN_EVERY_S, _PLANNING_EVERY_S = 30.0, 5.0
 
 
 class Display:
@@ -103,6 +103,12 @@ class Display:
                 self._live.console.print(text, highlight=False)
             else:
                 print(text, file=sys.stderr, flush=True)
+
+    def planning(self, done: int, total: int) -> None:
+        """Progress of planning, once it takes long."""
+        if done < total and time.monotonic() - max(self._said, self._started) > _PLANNING_EVERY_S:
+            self._said = time.monotonic()
+            self.say(f"planned {done} of {total} runs")
 
     def building(self, store: str, done: int, total: int) -> None:
         """Progress of a data store."""

@@ -22,17 +22,24 @@ from results.store import dumps, read_json_or, write_bytes, write_json
 GIB = 2**30
 
 
-def plan_all(experiments: Sequence[Experiment], *, gpu: str | None = None, measure: bool = True) -> dict[str, Plan]:
+def plan_all(
+    experiments: Sequence[Experiment],
+    *,
+    gpu: str | None = None,
+    measure: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Plan]:
     """Plans by run name; experiments that differ by seed or repeat alone are planned once.
 
     Args:
         gpu: plan for GPUs of this type instead of for where each will run (:func:`planned_device`).
         measure: measure what this machine's profile lacks first.
+        progress: told how many of how many are planned, after each.
     """
     by_key: dict[tuple[str, str | None], Plan] = {}
     by_sections: dict[tuple[Any, ...], Plan] = {}  # a thousand seeds of ten points: ten keys
     plans = {}
-    for experiment in experiments:
+    for done, experiment in enumerate(experiments, start=1):
         sections = _sections(experiment.config)
         if sections not in by_sections:
             device = gpu or planned_device(experiment.config)
@@ -42,6 +49,8 @@ def plan_all(experiments: Sequence[Experiment], *, gpu: str | None = None, measu
                 plan_host(by_key[key], experiment)
             by_sections[sections] = by_key[key]
         plans[experiment.name] = by_sections[sections]
+        if progress is not None:
+            progress(done, len(experiments))
     return plans
 
 

@@ -63,7 +63,7 @@ def scripts(study: Study, points: Sequence[StudyPoint], display: Display) -> lis
     Raises:
         LaunchError: a run does not fit its partition.
     """
-    plans = plan_all([point.experiment for point in points])
+    plans = plan_all([point.experiment for point in points], progress=display.planning)
     return _fitting(study, [point for point in points if not _left_out(study, point, plans, display)], plans)
 
 
@@ -104,7 +104,7 @@ def submit_points(study: Study, points: Sequence[StudyPoint], display: Display) 
     runs = Path(first.paths.runs)
     result = Submitted()
     display.say(f"planning {len(points)} runs ...")
-    plans = plan_all(experiments)
+    plans = plan_all(experiments, progress=display.planning)
     points = [point for point in points if not _left_out(study, point, plans, display)]
     if study.left_out:
         study.write_index()

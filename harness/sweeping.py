@@ -138,7 +138,7 @@ def carry_out(study: Study, steps: list[Step], display: Display) -> SweepResult:
         return result
     experiments = [step.point.experiment for step in todo]
     display.say(f"planning {len(todo)} runs ...")
-    plans = plan_all(experiments)
+    plans = plan_all(experiments, progress=display.planning)
     todo = [step for step in todo if not _leave_out(step, plans[step.point.experiment.name], study, display)]
     build_data([step.point.experiment for step in todo], display.building)
     budget = memory_budget_gib(experiments[0])

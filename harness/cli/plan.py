@@ -95,9 +95,10 @@ def _points(name: str | None, words: list[str], arguments: argparse.Namespace) -
 
 
 def _plans(experiments: Sequence[Any], gpu: str | None) -> dict[str, Any]:
+    from harness.display import Display
     from harness.prepare import plan_all
 
-    return plan_all(experiments, gpu=gpu, measure=False)
+    return plan_all(experiments, gpu=gpu, measure=False, progress=Display().planning)
 
 
 def _totals(points: Sequence[Any], plans: dict[str, Any]) -> dict[str, Any]:

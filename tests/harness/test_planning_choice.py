@@ -98,9 +98,22 @@ def test_a_study_is_planned_with_its_totals(tmp_path: Path, capsys: pytest.Captu
     side_by_side = min(totals["max_parallel"], len(os.sched_getaffinity(0)))
     assert totals["wall_s"] == pytest.approx(3600 * hours * (2 / min(side_by_side, 2)))
     assert main(words) == 0
-    text = capsys.readouterr().out
-    assert "core-hours" in text
-    assert "runs side by side share the memory's bandwidth" in text
+    shown = capsys.readouterr()
+    assert "core-hours" in shown.out
+    assert "runs side by side share the memory's bandwidth" in shown.out
+    assert shown.err == ""
+
+
+@pytest.mark.usefixtures("profiled")
+def test_long_planning_says_how_far_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("harness.display._PLANNING_EVERY_S", 0.0)
+    words = ["variant=fno2d,unet", "seed=0,1", "scale=tiny", "device=cpu", f"paths.runs={tmp_path}"]
+    assert main(["plan", *words, "--json"]) == 0
+    shown = capsys.readouterr()
+    assert shown.err.splitlines() == [f"planned {done} of 4 runs" for done in (1, 2, 3)]
+    assert len(json.loads(shown.out)) == 4
 
 
 # Layouts --------------------------------------------------------------------------------------------------------------------
