@@ -12,6 +12,7 @@ were.
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -114,11 +115,11 @@ def analyse(field: Tensor, basis: SphericalTransform, work: Tensor | None = None
     """Coefficients of a real field: ``[width, height, batch, channel]`` to ``[L, 2, M * batch, channel]``.
 
     Args:
-        work: memory for what lies in between, used if there is enough of it.
+        work: memory for what lies in between, used if it is enough; not that of the argument.
     """
     width, height, batch, channels = field.shape
     orders, _, degrees, _ = basis.into_degrees.shape
-    rows = _memory(work, field, 2 * orders, height * batch * channels)
+    rows = _memory(work, field, (2 * orders, height * batch * channels))
     torch.mm(basis.into_orders, field.reshape(width, -1), out=rows)
     parts = rows.view(orders, 2, height, -1)
     modes = field.new_empty(degrees, 2, orders, batch * channels)
@@ -139,7 +140,7 @@ def synthesise(
     if out is None:
         out = modes.new_empty(basis.out_of_orders.shape[0], height, batch, modes.shape[-1])
     wide = modes.view(degrees, 2, orders, -1)
-    rows = _memory(work, modes, 2 * orders, height * wide.shape[-1])
+    rows = _memory(work, modes, (2 * orders, height * wide.shape[-1]))
     parts = rows.view(orders, 2, height, -1)
     for part in range(2):
         torch.bmm(basis.out_of_degrees[:, 0], wide[:, part].transpose(0, 1), out=parts[:, part])
@@ -147,16 +148,17 @@ def synthesise(
     return out
 
 
-def _memory(work: Tensor | None, like: Tensor, rows: int, columns: int) -> Tensor:
-    if work is None or work.numel() < rows * columns:
-        return like.new_empty(rows, columns)
-    return work.view(-1)[: rows * columns].view(rows, columns)
+def _memory(work: Tensor | None, like: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """A tensor to be written to, in ``work`` if that is large enough."""
+    if work is None or work.numel() < math.prod(shape):
+        return like.new_empty(shape)
+    return work.view(-1)[: math.prod(shape)].view(shape)
 
 
-def _multiply(modes: Tensor, weight: Tensor) -> Tensor:
+def _multiply(modes: Tensor, weight: Tensor, work: Tensor) -> Tensor:
     """Complex products ``[L, 2, row, in]`` by ``[2, L, in, out]`` in real ones."""
     (a, b), (real, imaginary) = modes.unbind(1), weight.unbind(0)
-    out = modes.new_empty(*modes.shape[:3], weight.shape[-1])
+    out = _memory(work, modes, (*modes.shape[:3], weight.shape[-1]))
     first, second = out.unbind(1)
     torch.baddbmm(torch.bmm(a, real, out=first), b, imaginary, alpha=-1, out=first)
     torch.baddbmm(torch.bmm(a, imaginary, out=second), b, real, out=second)
@@ -165,7 +167,7 @@ def _multiply(modes: Tensor, weight: Tensor) -> Tensor:
 
 class _Convolution(torch.autograd.Function):
     """Analyse, multiply by one complex matrix per degree, synthesise. Only coefficients are kept for backward, which is the same
-    with the adjoint transforms and matrices; what lies in between uses memory of what comes before and after it."""
+    with the adjoint transforms and matrices; what lies in between is written into memory of what comes after it."""
 
     @staticmethod
     def forward(ctx: Any, field: Tensor, weight: Tensor, *matrices: Tensor) -> Tensor:
@@ -174,7 +176,8 @@ class _Convolution(torch.autograd.Function):
         out = field.new_empty(*field.shape[:3], weight.shape[2])
         modes = analyse(field, basis, out)
         ctx.save_for_backward(modes, weight, *matrices)
-        return synthesise(_multiply(modes, weight.permute(3, 0, 1, 2).contiguous()), basis, field.shape[2], out=out)
+        product = _multiply(modes, weight.permute(3, 0, 1, 2).contiguous(), out)
+        return synthesise(product, basis, field.shape[2], out=out)
 
     @staticmethod
     @once_differentiable
@@ -190,7 +193,8 @@ class _Convolution(torch.autograd.Function):
             grad_weight[..., 1] = torch.baddbmm(torch.bmm(a, imaginary), b, real, alpha=-1)
             adjoint = weight.permute(3, 0, 1, 2).clone(memory_format=torch.contiguous_format).mT
             adjoint[1].neg_()
-            synthesise(_multiply(grad_modes, adjoint), basis, grad.shape[2], out=grad_field, work=grad_modes)
+            product = _multiply(grad_modes, adjoint, grad_field)
+            synthesise(product, basis, grad.shape[2], out=grad_field, work=grad_modes)
         return grad_field, grad_weight, None, None, None, None
 
 

@@ -130,11 +130,13 @@ WEATHER = [
 
 
 def step_of(module: nn.Module, frames: Tensor) -> Callable[[], None]:
-    """Forward and backward."""
+    """Forward and backward; gradients are dropped at the end, as after an update."""
 
     def step() -> None:
         out = module(frames)
         out.backward(torch.randn_like(out))
+        module.zero_grad()
+        frames.grad = None
 
     return step
 

@@ -23,7 +23,7 @@ CASES = [
     (Case("swin", "1M", "paper", masked_wrap=True), False),
     (Case("swin", "2M", "weather"), True),
     (Case("swin", "2M", "weather", masked_wrap=True), False),
-    (Case("ms_meshgraphnet", "1M", "paper"), True),
+    (Case("meshgraphnet", "1M", "paper"), True),
     (Case("meshgraphnet", "2M", "weather"), False),
 ]
 
@@ -40,7 +40,7 @@ def compare(case: Case, seconds: float) -> dict[str, Any]:
 def main(words: Sequence[str] | None = None) -> list[dict[str, Any]]:
     """Print one line per case; returns the rows."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--seconds", type=float, default=3, help="for each case, at least")
+    parser.add_argument("--seconds", type=float, default=2, help="for each case, at least")
     parser.add_argument("--only", default="", help="cases whose name has this in it")
     arguments = parser.parse_args(words)
     warnings.filterwarnings("ignore")

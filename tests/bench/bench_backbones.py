@@ -46,7 +46,7 @@ def main(words: Sequence[str] | None = None) -> list[dict[str, Any]]:
     """Print one line per case; returns the rows."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--times", action="store_true", help="no memory, no plain forms")
-    parser.add_argument("--seconds", type=float, default=3, help="for each case, at least")
+    parser.add_argument("--seconds", type=float, default=2, help="for each case, at least")
     parser.add_argument("--only", default="", help="cases whose name has this in it")
     arguments = parser.parse_args(words)
     warnings.filterwarnings("ignore")
