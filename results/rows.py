@@ -65,14 +65,20 @@ def collect_rows(
             if name not in known:
                 known[name] = read_row(RunFolder(runs_root / name), (words or {}).get(name))
             row = {**known[name], "stage": entry.get("stage", ""), "arm": entry.get("arm", "")}
+            if row["size"] is None:  # it has no folder yet, but the study says what it is
+                row.update(_said(entry.get("overrides", ())))
             if row["status"] == Status.PENDING and entry.get("left_out"):
-                words = dict(word.partition("=")[::2] for word in entry["overrides"])
-                row.update({key: words[key] for key in ("variant", "size", "scale") if key in words})
-                row.update(status=PLANNED, detail=entry["left_out"], seed=int(words.get("seed", 0)))
+                row.update(status=PLANNED, detail=entry["left_out"])
             rows.append(row)
         return rows
     folders: Iterable[RunFolder] = run_folders(runs_root) if names is None else [RunFolder(runs_root / name) for name in names]
     return [read_row(folder, (words or {}).get(folder.name)) for folder in folders]
+
+
+def _said(overrides: Sequence[str]) -> Row:
+    """Identity of a run as the overrides of its study give it; the defaults of what they leave out are not known here."""
+    said: Row = {key: value for key, _, value in (word.partition("=") for word in overrides) if key in IDENTITY}
+    return {**said, **{key: int(said[key]) for key in ("seed", "repeat", "ranks") if key in said}}
 
 
 def read_row(folder: RunFolder, word: Word | None = None) -> Row:

@@ -50,9 +50,10 @@ def run(arguments: argparse.Namespace) -> int:
             rank = "" if row["failure"].get("rank") is None else f" rank {row['failure']['rank']}"
             reason = str(row["failure"]["reason"]).splitlines()[0]
             detail = f"[{row['failure']['class']}{rank}] {reason[:90]}"
-        layout = f"{row['engine']} x{row['ranks']}"
+        size, seed = ("-" if row[key] is None else row[key] for key in ("size", "seed"))
+        layout = f"{row['engine']} x{row['ranks']}" if row["engine"] else "-"  # the study alone does not say it
         print(
-            f"{row['run']:<{width}}  {row['status']:<9} {row['size']:>5} seed {row['seed']} {layout:<9} "
+            f"{row['run']:<{width}}  {row['status']:<9} {size:>5} seed {seed} {layout:<9} "
             f"attempts {row['attempts']}  {detail}".rstrip()
         )
     counts = Counter(row["status"] for row in rows)

@@ -13,8 +13,10 @@ from typing import Any
 
 import pytest
 
+from harness.cli import main
 from results.errors import ConfigError, ResultError
 from results.rows import collect_rows, load_samples, select, value
+from results.standing import Standing, Word
 from tests.results.fixtures import PERSISTENCE, Synthetic, write_run
 
 
@@ -57,6 +59,25 @@ def test_study_order_stage_and_missing_folder(study: Synthetic) -> None:
     assert [row["run"] for row in found] == [entry["run"] for entry in index["runs"]]
     assert found[0]["stage"] == "engines"
     assert (found[-1]["status"], found[-1]["variant"], found[-1]["attempts"]) == ("pending", "unet", 0)
+
+
+def test_what_has_no_folder_is_named_by_its_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    overrides = ["system=dlwp", "variant=unet", "size=20k", "seed=3", "scale=small"]
+    names = ["dlwp-unet-small-00000000", "dlwp-unet-small-00000001"]
+    index = {
+        "name": "late",
+        "runs": [{"run": names[0], "overrides": overrides, "left_out": "too long"}, {"run": names[1], "overrides": overrides}],
+    }
+    planned, queued = collect_rows(tmp_path, index=index, words={names[1]: Word(Standing.QUEUED, "job 7")})
+    for row in (planned, queued):
+        assert (row["variant"], row["size"], row["seed"], row["ranks"]) == ("unet", "20k", 3, None)
+    assert (planned["status"], planned["detail"]) == ("planned", "too long")
+    assert (queued["status"], queued["detail"]) == ("queued", "job 7")
+
+    (tmp_path / "reports" / "late").mkdir(parents=True)
+    (tmp_path / "reports" / "late" / "study.json").write_text(json.dumps(index))
+    assert main(["status", "study=late", f"paths.runs={tmp_path}", f"paths.reports={tmp_path / 'reports'}"]) == 0
+    assert "pending     20k seed 3 -  " in capsys.readouterr().out
 
 
 def test_failed_run_names_class_rank_and_next_command(rows: list[dict[str, Any]]) -> None:
