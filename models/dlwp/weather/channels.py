@@ -11,9 +11,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-import numpy as np
-from numpy.typing import NDArray
-
 from results.errors import ConfigError, near_matches
 
 #: Metres of geopotential height to geopotential, m s-2 (standard gravity).
@@ -204,34 +201,3 @@ def channels(names: Iterable[str], *, where: str = "data.variables") -> list[Cha
         if entry in found[:index]:
             raise ConfigError(f"weather channel '{entry.id}' is named twice", where=where)
     return found
-
-
-def id_of(variable: str, level_hpa: int | None = None) -> str:
-    """The short id of a variable as either WeatherBench names it: ``("geopotential", 500)`` and ``("z", 500)`` are ``z500``.
-
-    Raises:
-        ConfigError: neither has such a variable on such a level.
-    """
-    for entry in LEXICON.values():
-        if entry.level_hpa == level_hpa and variable in (entry.variable, entry.wb2_variable):
-            return entry.id
-    names = {name for entry in LEXICON.values() for name in (entry.variable, entry.wb2_variable) if name}
-    level = "" if level_hpa is None else f" on {level_hpa} hPa"
-    raise ConfigError(f"no weather channel is called '{variable}'{level}{near_matches(variable, names)}", where="data.variables")
-
-
-def builtin_statistics(names: Iterable[str]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Published mean and standard deviation of channels, ``[channel]`` each, in their units.
-
-    Raises:
-        ConfigError: an unknown id, or one without published numbers.
-    """
-    entries = [channel(name) for name in names]
-    for entry in entries:
-        if entry.mean is None:
-            raise ConfigError(
-                f"there are no built-in statistics of channel '{entry.id}'",
-                where="data.stats",
-                next_step="data.stats=compute",
-            )
-    return np.array([entry.mean for entry in entries]), np.array([entry.std for entry in entries])

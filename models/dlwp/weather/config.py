@@ -14,6 +14,7 @@ from models.dlwp.checks import check_model, check_numbers, refuse
 from models.dlwp.fields import Fields
 from models.dlwp.shapes import SFNO, Pangu
 from models.dlwp.weather.presets import PAPER_SIZES, SMALL_SIZES, TINY_SIZES, paper_preset, small_preset
+from models.dlwp.weather.supplied import CONSTANTS, SUPPLIED, not_supplied
 from models.layers.boundary import Boundary
 from results.errors import near_matches
 from results.metrics import Direction, MetricSpec
@@ -128,7 +129,8 @@ class Data:
     forecasts: int = 0  # test dates that are used, evenly chosen; 0: all
     long_days: int = 0  # length of a further, longer rollout; 0: none
     long_forecasts: int = 1  # its dates
-    keep_forecasts: bool = False  # write them into the run folder as a WeatherBench 2 forecast store
+    keep_forecasts: bool = False  # write test forecasts into the run folder as a WeatherBench 2 forecast store
+    keep_rollouts: bool = False  # the longer rollouts, too
     acc_wb2: bool = False  # anomaly correlation as WeatherBench 2 has it, too
     ensemble: int = 1  # members of test forecasts, from perturbed first states
     perturbation: float = 0.02  # standard deviation of the perturbation, in those of the channels
@@ -228,6 +230,8 @@ def _check_data(data: Data) -> None:
             if data.statistics == "published" and entry.mean is None:
                 what = f"no mean and standard deviation of '{entry.id}' were published"
                 refuse("data.statistics", what, "data.statistics=computed")
+            if data.source == "generated" and entry.id not in (*CONSTANTS, *SUPPLIED):
+                raise not_supplied(entry.id, where=f"data.{key}")
     for needed in ("z500", "t850", "u10"):
         if needed not in data.prognostic:
             refuse("data.prognostic", f"forecasts are rated by {needed}, which data.prognostic leaves out")

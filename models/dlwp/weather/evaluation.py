@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,17 +10,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.dlwp.weather import forecast_store
-from models.dlwp.weather.config import CATALOGUE, HOURS_PER_FRAME, LEADS_HOURS, Data
-from models.dlwp.weather.forecasting import BLOCK_STEPS, Scene, climatology_at, forecast, perturbations
+from models.dlwp.weather.config import CATALOGUE, FRAMES_PER_DAY, HOURS_PER_FRAME, LEADS_HOURS, Data
+from models.dlwp.weather.forecast_store import ForecastStore, create, keep
+from models.dlwp.weather.forecasting import Blocks, Forecaster, Scene, by_model, climatology_at, forecast, perturbations
 from models.dlwp.weather.grid import latitude_weights
+from models.dlwp.weather.long_rollout import rate_long
 from models.dlwp.weather.prepared import Prepared, prepared, test_scene
-from models.dlwp.weather.soundness import OUTLIER_Z500_RMSE, Soundness
+from models.dlwp.weather.soundness import OUTLIER_Z500_RMSE
 from models.dlwp.weather.verification import QUANTITIES, Verification, crps, mid_latitudes, rate, spectral_ratio, zonal_power
-from models.dlwp.weather.windows import forecast_starts, valid_times
+from models.dlwp.weather.windows import forecast_starts, thinned, valid_times
 from models.system import Context, Outcome, Point
 from results.curves import save_curves
-from results.errors import DataError
 
 #: Forecasts of one call of the model.
 EVAL_BATCH = 8
@@ -29,8 +28,6 @@ EVAL_BATCH = 8
 SMALL_SCALES = 10
 #: Steps to three days, where ensembles are rated, and to five, where spectra are.
 THREE_DAYS, FIVE_DAYS = 12, 20
-#: What a long rollout is described by.
-_SOUND = ("u10_profile_rmse", "u10_trades_rmse", "u10_westerlies_rmse", "z500_drift")
 
 #: Lines of the picture of errors, and what they show.
 _LINES = {"forecast": "error", "persistence": "persistence", "climatology": "climatology"}
@@ -46,13 +43,15 @@ def evaluate(point: Point, model: nn.Module | None, context: Context) -> Outcome
     """
     data: Data = point.data
     ready, scene = prepared(point), test_scene(point, context.device)
-    steps = 4 * data.forecast_days
-    stored = None
+    label = f"{CATALOGUE.variant(point.variant).title} {point.size}"
     if model is None:
-        stored = forecast_store.ForecastStore(Path(str(data.rate)), scene.prognostic, scene.weather.grid)
-        steps = min(steps, stored.steps)
+        stored = ForecastStore(Path(str(data.rate)), scene.prognostic, scene.weather.grid)
+        forecaster, label = stored.forecaster(scene), "given forecasts"
+    else:
+        forecaster = by_model(model, scene)
+    steps = forecaster.reach(FRAMES_PER_DAY * data.forecast_days)
     starts = forecast_starts(scene.weather, data, frames=steps + 1, wanted=data.forecasts)
-    found, extra, days_per_s = _rated(point, model, stored, scene, ready, starts, steps, context)
+    found, extra, days_per_s = _rated(data, forecaster, scene, ready, starts, steps, context)
     metrics, samples = _scores(found, acc_wb2=data.acc_wb2)
     if extra is not None and np.isfinite(extra).all():  # a diverged ensemble has no scores
         score, error, spread = extra.T
@@ -62,48 +61,36 @@ def evaluate(point: Point, model: nn.Module | None, context: Context) -> Outcome
     metrics["stable_days"] = _stable_days(found)
     if model is not None:
         metrics["rollout_days_per_s"] = days_per_s
-        label = f"{CATALOGUE.variant(point.variant).title} {point.size}"
-        if data.long_days:
-            metrics |= _long(data, model, scene, ready, context, label)
-        metrics |= _spectrum(data, model, scene, context, label)
+    long = forecaster.reach(FRAMES_PER_DAY * data.long_days)
+    if long > (0 if forecaster.longest is None else steps):  # given forecasts may end before they are long
+        metrics |= rate_long(data, forecaster, scene, ready, context, steps=long, label=label)
+    if steps >= FIVE_DAYS:
+        metrics |= _spectrum(forecaster, scene, starts, context, label)
     if context.rank == 0:
-        _save_errors(context.artifacts, found, f"{CATALOGUE.variant(point.variant).title} {point.size}")
+        _save_errors(context.artifacts, found, label)
     return Outcome(metrics=metrics, samples=samples)
 
 
 def _rated(
-    point: Point,
-    model: nn.Module | None,
-    stored: forecast_store.ForecastStore | None,
-    scene: Scene,
-    ready: Prepared,
-    starts: Starts,
-    steps: int,
-    context: Context,
+    data: Data, forecaster: Forecaster, scene: Scene, ready: Prepared, starts: Starts, steps: int, context: Context
 ) -> tuple[Verification, NDArray[np.float64] | None, float]:
     """Scores of all dates, the ensemble's of each where there is one, and simulated days per second."""
-    data: Data = point.data
-    place = context.artifacts / "forecast.zarr" if data.keep_forecasts and model is not None else None
+    place = context.artifacts / "forecast.zarr" if data.keep_forecasts and forecaster.model is not None else None
     if place is not None and context.rank == 0:
-        forecast_store.create(place, scene.weather.times[starts], steps, scene.prognostic, scene.weather.grid)
+        create(place, scene.weather.times[starts], steps, scene.prognostic, scene.weather.grid)
     context.all_gather(np.zeros(1))  # no rank writes before the store is there
     area = torch.from_numpy(latitude_weights(scene.weather.latitudes)).unsqueeze(-1).to(context.device)
     indices, weights = context.shard(len(starts))
     rows, began = [], time.perf_counter()
     for first in range(0, len(indices), EVAL_BATCH):
         which = indices[first : first + EVAL_BATCH]
-        blocks = (
-            forecast(model, scene, starts[which], steps) if model is not None else _given(stored, scene, starts[which], steps)
-        )
-        rated = []
-        for before, block in blocks:
-            rated.append(_rate_block(scene, ready, starts[which], before, block, area))
-            if place is not None:
-                for date, values in zip(which, block.cpu().numpy(), strict=True):
-                    forecast_store.write(place, int(date), before, values, scene.prognostic)
+        blocks = forecaster.blocks(starts[which], steps)
+        if place is not None:
+            blocks = keep(blocks, place, which.tolist(), scene.prognostic, steps)
+        rated = [_rate_block(scene, ready, starts[which], before, block, area) for before, block in blocks]
         scores = [torch.cat(rated, dim=1).cpu().numpy().reshape(len(which), -1)]
-        if data.ensemble > 1 and model is not None:
-            scores.append(_ensemble(data, model, scene, starts[which], area))
+        if data.ensemble > 1 and forecaster.model is not None:
+            scores.append(_ensemble(data, forecaster.model, scene, starts[which], area))
         rows.append(np.concatenate(scores, axis=1))
         context.progress("evaluate", first + len(which), len(indices))
     days_per_s = len(indices) * steps / 4 / (time.perf_counter() - began)
@@ -126,15 +113,6 @@ def _rate_block(scene: Scene, ready: Prepared, starts: Starts, before: int, bloc
     return rate(block, torch.stack(truth), torch.stack(first), torch.stack(climatology).to(block.device), area)
 
 
-def _given(stored: forecast_store.ForecastStore | None, scene: Scene, starts: Starts, steps: int) -> Iterator[tuple[int, Tensor]]:
-    """Given forecasts, as :func:`models.dlwp.weather.forecasting.forecast` yields its own."""
-    assert stored is not None
-    for before in range(0, steps, BLOCK_STEPS):
-        count = min(BLOCK_STEPS, steps - before)
-        blocks = [stored.read(scene.weather.times[start], before, count) for start in starts]
-        yield before, torch.from_numpy(np.stack(blocks)).to(scene.device)
-
-
 def _ensemble(data: Data, model: nn.Module, scene: Scene, starts: Starts, area: Tensor) -> NDArray[np.float64]:
     """CRPS, squared error of the mean and variance of z500 at three days by date, ``[date, 3]``."""
     shape = (len(scene.prognostic), *scene.weather.grid.shape)
@@ -142,14 +120,14 @@ def _ensemble(data: Data, model: nn.Module, scene: Scene, starts: Starts, area: 
     for member in range(data.ensemble):
         seeds = [int(start) * 1000 + member for start in starts]  # of the date, so that ranks do not matter
         noise = torch.stack([perturbations(1, shape, data.perturbation, seed)[0] for seed in seeds])
-        members.append(_at(model, scene, starts, THREE_DAYS, "z500", noise.to(scene.device)))
+        members.append(_last(forecast(model, scene, starts, THREE_DAYS, noise=noise.to(scene.device)), scene, "z500"))
     truth = _truth_at(scene, starts, THREE_DAYS, "z500")
     return torch.stack(crps(torch.stack(members), truth, area), dim=1).cpu().numpy()
 
 
-def _at(model: nn.Module, scene: Scene, starts: Starts, steps: int, channel: str, noise: Tensor | None = None) -> Tensor:
+def _last(blocks: Blocks, scene: Scene, channel: str) -> Tensor:
     """One channel of forecasts at their last step, ``[date, lat, lon]``."""
-    for _, block in forecast(model, scene, starts, steps, noise=noise):
+    for _, block in blocks:
         last = block[:, -1, scene.prognostic.index(channel)]
     return last
 
@@ -158,45 +136,11 @@ def _truth_at(scene: Scene, starts: Starts, steps: int, channel: str) -> Tensor:
     return torch.stack([scene.frames(int(start), steps, 1)[0, scene.prognostic.index(channel)] for start in starts])
 
 
-def _long(data: Data, model: nn.Module, scene: Scene, ready: Prepared, context: Context, label: str) -> dict[str, float]:
-    """A longer rollout from a few dates, nothing of it kept: winds, drift, time to blow-up."""
-    steps = 4 * data.long_days
-    try:
-        starts = forecast_starts(scene.weather, data, frames=steps + 1, wanted=data.long_forecasts)
-    except DataError:  # it is longer than the period: held against what there is of the truth
-        starts = forecast_starts(scene.weather, data, frames=steps + 1, wanted=data.long_forecasts, whole=False)
-    indices, weights = context.shard(len(starts))
-    z500, u10 = (scene.prognostic.index(name) for name in ("z500", "u10"))
-    rows: list[list[float]] = []
-    for start in starts[indices]:
-        sums = Soundness(scene.weather.latitudes)
-        for before, block in forecast(model, scene, np.array([start]), steps):
-            count = block.shape[1]
-            times = valid_times(scene.weather, int(start), before + count)[before:]
-            reference = torch.from_numpy(climatology_at(times, ready.climatology, scene.prescribed)[:, z500])
-            known = scene.has(int(start), before + 1, count)
-            truth = scene.frames(int(start), before + 1, count)[:, u10] if known else None
-            sums.add(block[0, :, z500], block[0, :, u10], reference, truth)
-            context.progress("rollout", before + count, steps)
-        if context.rank == 0 and not rows:
-            _save_wind(context.artifacts, sums, label)
-        metrics = sums.metrics()
-        days = data.long_days if sums.broken_after is None else sums.broken_after / 4
-        rows.append([days, *(metrics.get(name, np.nan) for name in _SOUND)])
-    everyone = context.all_gather(np.column_stack([weights, np.array(rows)]))
-    kept = everyone[everyone[:, 0] > 0, 1:]
-    found = {"stable_days": float(kept[:, 0].min())}
-    for column, name in enumerate(_SOUND, start=1):
-        values = kept[np.isfinite(kept[:, column]), column]
-        if len(values):
-            found[name] = float(values.mean() if name == "z500_drift" else np.sqrt((values**2).mean()))
-    return found
-
-
-def _spectrum(data: Data, model: nn.Module, scene: Scene, context: Context, label: str) -> dict[str, float]:
-    """Zonal power of five-day forecasts against the truth's; all ranks compute the same."""
-    starts = forecast_starts(scene.weather, data, frames=FIVE_DAYS + 1, wanted=EVAL_BATCH)
-    made, truth = _at(model, scene, starts, FIVE_DAYS, "z500").cpu(), _truth_at(scene, starts, FIVE_DAYS, "z500").cpu()
+def _spectrum(forecaster: Forecaster, scene: Scene, starts: Starts, context: Context, label: str) -> dict[str, float]:
+    """Zonal power of five-day forecasts from some of the dates against the truth's; all ranks compute the same."""
+    some = thinned(starts, EVAL_BATCH)
+    made = _last(forecaster.blocks(some, FIVE_DAYS), scene, "z500").cpu()
+    truth = _truth_at(scene, some, FIVE_DAYS, "z500").cpu()
     band = torch.from_numpy(mid_latitudes(scene.weather.latitudes))
     powers = [zonal_power(fields)[:, band].mean((0, 1)).numpy()[1:-1] for fields in (truth, made)]
     if context.rank == 0 and all(np.isfinite(power).all() for power in powers):
@@ -229,21 +173,6 @@ def _save_errors(folder: Path, found: Verification, label: str) -> None:
         x_label="days",
         y_labels=["m2/s2", "K"],
     )
-
-
-def _save_wind(folder: Path, sums: Soundness, label: str) -> None:
-    """Zonal mean of u10 over the first long rollout, as far as it is sound."""
-    if sums.compared:
-        save_curves(
-            folder,
-            "wind",
-            x=sums.latitudes,
-            lines={"truth": [sums.truth_profile / sums.compared], "rollout": [sums.profile / sums.compared]},
-            panels=[f"mean over {sums.compared / 4:g} d"],
-            title=f"zonal-mean u10, {label}",
-            x_label="latitude [degrees north]",
-            y_labels=["m/s"],
-        )
 
 
 def _scores(found: Verification, *, acc_wb2: bool) -> tuple[dict[str, float], dict[str, NDArray[np.float64]]]:

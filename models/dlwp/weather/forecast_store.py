@@ -1,24 +1,29 @@
 """Forecasts on disk as WeatherBench 2 keeps them: ``time`` is a forecast's start, ``prediction_timedelta`` how far it reaches.
 
-Written block by block while a rollout goes on, every forecast in chunks of its own, so that any number of ranks may write; read
+Written chunk by chunk while a rollout goes on, every forecast in chunks of its own, so that any number of ranks may write; read
 back to be rated without a model.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from models.dlwp.weather.calendar import CADENCE, Times
 from models.dlwp.weather.channels import LEXICON
-from models.dlwp.weather.forecasting import BLOCK_STEPS
+from models.dlwp.weather.forecasting import BLOCK_STEPS, Blocks, Forecaster, Scene
 from models.dlwp.weather.grid import Grid, orient
 from models.dlwp.weather.pieces import first_line
 from results.errors import DataError
 
+#: A chunk of one variable has at most so many bytes before compression: decades on a coarse grid are no mass of small files,
+#: and a fine grid is held in memory for no longer than it must.
+CHUNK_BYTES = 1 << 20
 DIMS = ("time", "prediction_timedelta", "latitude", "longitude")
 
 
@@ -46,7 +51,7 @@ def create(folder: Path, times: Times, steps: int, ids: tuple[str, ...], grid: G
         group.create_array(
             name,
             shape=(len(times), steps, *grid.shape),
-            chunks=(1, min(BLOCK_STEPS, steps), *grid.shape),
+            chunks=(1, chunk_steps(steps, grid.shape), *grid.shape),
             dtype="float32",
             fill_value=np.nan,
             attributes={"_ARRAY_DIMENSIONS": list(DIMS), "units": LEXICON[name].units},
@@ -54,13 +59,35 @@ def create(folder: Path, times: Times, steps: int, ids: tuple[str, ...], grid: G
     zarr.consolidate_metadata(str(folder), zarr_format=2)
 
 
-def write(folder: Path, date: int, before: int, fields: NDArray[np.float32], ids: tuple[str, ...]) -> None:
-    """A block ``[step, channel, lat, lon]`` of one forecast; blocks begin at multiples of :data:`BLOCK_STEPS`."""
+def chunk_steps(steps: int, shape: tuple[int, int]) -> int:
+    """Steps of a chunk: a multiple of :data:`BLOCK_STEPS`, or all."""
+    blocks = max(CHUNK_BYTES // (4 * shape[0] * shape[1] * BLOCK_STEPS), 1)
+    return min(blocks * BLOCK_STEPS, steps)
+
+
+def keep(blocks: Blocks, folder: Path, dates: Sequence[int], ids: tuple[str, ...], steps: int) -> Blocks:
+    """Pass blocks on, and write them into the store, whole chunks at a time.
+
+    Args:
+        dates: places of the forecasts in the store.
+        steps: that the store has of each.
+    """
     import zarr
 
     group: Any = zarr.open_group(str(folder), mode="r+", zarr_format=2)
-    for index, name in enumerate(ids):
-        group[name][date, before : before + len(fields)] = fields[:, index]
+    chunk, first, held = 0, 0, []
+    for before, block in blocks:
+        fields = block.cpu().numpy()
+        chunk = chunk or chunk_steps(steps, fields.shape[-2:])
+        held.append(fields)
+        after = before + fields.shape[1]
+        if after - first == chunk or after == steps:
+            whole = np.concatenate(held, axis=1)
+            for date, forecast in zip(dates, whole, strict=True):
+                for index, name in enumerate(ids):
+                    group[name][date, first:after] = forecast[:, index]
+            first, held = after, []
+        yield before, block
 
 
 class ForecastStore:
@@ -94,6 +121,17 @@ class ForecastStore:
             raise self._error("its leads are not 6, 12, 18 hours and so on")
         self.times: Times = self._data["time"].values.astype("datetime64[ns]")
         self.steps = len(leads)
+
+    def forecaster(self, scene: Scene) -> Forecaster:
+        """These forecasts, in place of a model's."""
+
+        def blocks(starts: NDArray[np.int64], steps: int) -> Blocks:
+            for before in range(0, steps, BLOCK_STEPS):
+                count = min(BLOCK_STEPS, steps - before)
+                fields = [self.read(scene.weather.times[start], before, count) for start in starts]
+                yield before, torch.from_numpy(np.stack(fields)).to(scene.device)
+
+        return Forecaster(blocks, longest=self.steps)
 
     def read(self, time: np.datetime64, before: int, count: int) -> NDArray[np.float32]:
         """``[step, channel, lat, lon]`` of the forecast from ``time``.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -19,6 +20,28 @@ from results.errors import DataError
 
 #: Steps of one call of the model: two days.
 BLOCK_STEPS = 8
+
+#: Forecasts block by block: (steps before the block, ``[date, steps of the block, channel, lat, lon]`` in SI units).
+Blocks = Iterator[tuple[int, Tensor]]
+
+
+@dataclass(frozen=True, eq=False)
+class Forecaster:
+    """Where forecasts come from: a model that makes them, or a store that has them.
+
+    Attributes:
+        blocks: called with the frames to begin at and how many steps to go.
+        model: None where forecasts are given.
+        longest: steps that given forecasts have.
+    """
+
+    blocks: Callable[[NDArray[np.int64], int], Blocks]
+    model: nn.Module | None = None
+    longest: int | None = None
+
+    def reach(self, steps: int) -> int:
+        """How many of so many steps there are."""
+        return steps if self.longest is None else min(steps, self.longest)
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,17 +115,12 @@ class Scene:
         return part.restore(fields)
 
 
-def forecast(
-    model: nn.Module, scene: Scene, starts: NDArray[np.int64], steps: int, *, noise: Tensor | None = None
-) -> Iterator[tuple[int, Tensor]]:
+def forecast(model: nn.Module, scene: Scene, starts: NDArray[np.int64], steps: int, *, noise: Tensor | None = None) -> Blocks:
     """Forecast from several dates together; all ranks call the model equally often.
 
     Args:
         starts: frames to begin at.
         noise: added to the normalised first state, ``[date, channel, lat, lon]``.
-
-    Yields:
-        (steps before the block, fields ``[date, steps of the block, channel, lat, lon]`` in SI units).
     """
     mesh = scene.mesh
     constants = mesh.enter(torch.from_numpy(scene.constants).to(scene.device)).unsqueeze(0)
@@ -118,6 +136,11 @@ def forecast(
         with torch.no_grad():
             out, (newest, state) = model(constants, mesh.enter(given), newest, count, state, True)
         yield before, scene.restore(mesh.leave(out))
+
+
+def by_model(model: nn.Module, scene: Scene) -> Forecaster:
+    """Forecasts that a model makes."""
+    return Forecaster(partial(forecast, model, scene), model)
 
 
 def climatology_at(times: Times, monthly: NDArray[np.float32], prescribed: int) -> NDArray[np.float32]:

@@ -168,9 +168,14 @@ def forecast_starts(weather: Weather, data: Any, *, frames: int, wanted: int, wh
             next_step="data.forecast_days or data.long_days lower, or a longer period",
         )
     found = np.array(starts)
-    if wanted and wanted < len(found):
-        found = found[np.linspace(0, len(found) - 1, wanted).round().astype(int)]
-    return found
+    return thinned(found, wanted) if wanted else found
+
+
+def thinned(starts: NDArray[np.int64], wanted: int) -> NDArray[np.int64]:
+    """So many of some dates, evenly chosen; all where there are not more."""
+    if wanted >= len(starts):
+        return starts
+    return starts[np.linspace(0, len(starts) - 1, wanted).round().astype(int)]
 
 
 def valid_times(weather: Weather, start: int, steps: int) -> Times:

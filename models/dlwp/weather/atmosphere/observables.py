@@ -21,15 +21,11 @@ from models.dlwp.weather.atmosphere import earth
 from models.dlwp.weather.atmosphere.harmonics import Synthesis, coupling_to_lower_degree
 from models.dlwp.weather.atmosphere.insolation import SOLAR_CONSTANT, insolation
 from models.dlwp.weather.atmosphere.orography import MOUNTAINS, Mountain, height, land
-from models.dlwp.weather.atmosphere.parameters import LEVELS_HPA
 from models.dlwp.weather.channels import channel, standard_geopotential
+from models.dlwp.weather.supplied import CHANNELS, LEVELS_HPA, SUPPLIED, not_supplied
 from results.errors import ConfigError
 
 Fields = dict[str, NDArray[np.float32]]
-
-CONSTANTS = ("orography", "lsm", "lat2d", "lon2d")
-#: What :meth:`Observer.channels` gives when not asked for less.
-CHANNELS = ("tisr", "t850", "t2m", "u10", "v10", "z300", "z500", "z700", "z1000")
 
 #: Mean over the 32 x 64 points of WeatherBench, where polar rows count more than their area, of the geopotential anomaly of each
 #: level in this climate, m2 s-2; it is taken off, since published means are means over points too. [Eight years, default
@@ -103,7 +99,7 @@ class Observer:
         Args:
             psi: streamfunctions of the three levels, complex ``[time, 3, l, m]``, m2/s.
             times: ``[time]``, UTC.
-            names: any of :data:`CHANNELS`, and z, u, v on 200, 500 and 800 hPa.
+            names: of :data:`models.dlwp.weather.supplied.SUPPLIED`.
 
         Raises:
             ConfigError: a channel that this atmosphere does not have, or not one time for each state.
@@ -129,6 +125,8 @@ class _Scene:
         return self._known[name]
 
     def _compute(self, name: str) -> dict[str, NDArray[np.float64]]:
+        if name not in SUPPLIED:
+            raise not_supplied(name, where="names")
         match = _ON_LEVEL.fullmatch(name)
         if name == "tisr":
             return {name: insolation(self._times, self._observer.latitudes, self._observer.longitudes)}
@@ -138,16 +136,9 @@ class _Scene:
             return {name: self._surface_temperature()}
         if name in ("u10", "v10"):
             return self._surface_wind()
-        if match and match[1] == "z" and (name in CHANNELS or int(match[2]) in LEVELS_HPA):
-            return {name: self._geopotential(int(match[2]))}
-        if match and match[1] in "uv" and int(match[2]) in LEVELS_HPA:
-            return self._wind(int(match[2]))
-        levels = (f"{quantity}{level}" for quantity in "zuv" for level in LEVELS_HPA)
-        raise ConfigError(
-            f"the generated atmosphere has no channel '{name}'",
-            where="data.variables",
-            next_step=f"choose from {', '.join(sorted({*CHANNELS, *levels}))}",
-        )
+        assert match is not None
+        level = int(match[2])
+        return {name: self._geopotential(level)} if match[1] == "z" else self._wind(level)
 
     def _anomaly(self, level: int) -> NDArray[np.float64]:
         """Geopotential of one of the three levels less its mean over points."""

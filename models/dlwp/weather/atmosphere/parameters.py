@@ -8,9 +8,6 @@ from dataclasses import dataclass, fields
 from models.dlwp.weather.atmosphere.orography import MOUNTAINS, Mountain
 from results.errors import ConfigError
 
-#: Pressure of the levels, top first, hPa.
-LEVELS_HPA = (200, 500, 800)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuasiGeostrophicParameters:

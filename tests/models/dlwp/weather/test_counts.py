@@ -218,6 +218,8 @@ IMPOSSIBLE: list[tuple[str, str, Any]] = [
     ("unet", "data.prescribed", ["z500"]),
     ("unet", "data.prognostic", ["z500", "t850"]),
     ("unet", "data.prognostic", ["z500", "t850", "u10", "z500"]),
+    ("unet", "data.prognostic", ["z500", "t850", "u10", "q700"]),
+    ("unet", "data.constants", ["orography", "slt"]),
     ("unet", "data.train", ["1979-01-01"]),
     ("unet", "data.train", ["1979-02-30", "1979-03-01"]),
     ("unet", "data.val", ["1980-01-08", "1980-01-01"]),
@@ -286,6 +288,13 @@ def test_channels_without_published_numbers_need_computed_ones() -> None:
     with pytest.raises(ConfigError, match="of 'z200' were published") as caught:
         config.check(point_of("unet", statistics="published", **changes))
     assert caught.value.where == "data.statistics"
+
+
+def test_channels_that_only_a_users_data_have() -> None:
+    changes = {"prognostic": ["z500", "t850", "u10", "q700"]}
+    with pytest.raises(ConfigError, match="the generated atmosphere has no channel 'q700'; did you mean 'z700'"):
+        config.check(point_of("unet", **changes))
+    config.check(point_of("unet", source="path", path="/data/weatherbench", **changes))
 
 
 @pytest.mark.parametrize("words", [("resnet", "5k", "tiny"), ("sfno", "3k", "tiny"), ("sfno", "5k", "large")])

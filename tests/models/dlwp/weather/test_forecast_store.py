@@ -35,8 +35,11 @@ def write(folder: Path, grid: Grid = GRID, ids: tuple[str, ...] = IDS, order: tu
     """The forecasts one after the other, as several ranks might, block by block."""
     forecast_store.create(folder, TIMES, STEPS, ids, grid)
     for date in order:
-        for before in range(0, STEPS, BLOCK_STEPS):
-            forecast_store.write(folder, date, before, MADE[date, before : before + BLOCK_STEPS], ids)
+        blocks = [
+            (before, torch.from_numpy(MADE[[date], before : before + BLOCK_STEPS])) for before in range(0, STEPS, BLOCK_STEPS)
+        ]
+        passed = list(forecast_store.keep(iter(blocks), folder, [date], ids, STEPS))
+        assert [before for before, _ in passed] == [0, BLOCK_STEPS]
     return folder
 
 
@@ -65,7 +68,7 @@ def test_any_part_of_any_channels(store: Path, date: int, before: int, data: st.
 
 
 def test_it_is_laid_out_as_weatherbench_2_lays_out_forecasts(store: Path) -> None:
-    """Starts, and leads as times; one chunk a block of a forecast; no data where nothing was written."""
+    """Starts, and leads as times; every forecast in chunks of its own."""
     with xr.open_zarr(str(store), chunks=None, decode_timedelta=True) as data:
         assert set(data.data_vars) == set(IDS)
         assert data["z500"].dims == ("time", "prediction_timedelta", "latitude", "longitude")
@@ -74,8 +77,28 @@ def test_it_is_laid_out_as_weatherbench_2_lays_out_forecasts(store: Path) -> Non
         assert np.array_equal(data["time"].values.astype("datetime64[ns]"), TIMES)
         assert data["z500"].attrs["units"] == "m**2 s**-2"
     group = zarr.open_group(str(store), mode="r")
-    assert group["z500"].chunks == (1, BLOCK_STEPS, *GRID.shape)
+    assert group["z500"].chunks == (1, STEPS, *GRID.shape)
     assert (store / ".zmetadata").exists()
+
+
+@pytest.mark.parametrize(("steps", "shape", "chunk"), [(11, (4, 8), 11), (1460, (32, 64), 128), (1460, (721, 1440), BLOCK_STEPS)])
+def test_chunks_are_whole_blocks_and_neither_many_nor_large(steps: int, shape: tuple[int, int], chunk: int) -> None:
+    assert forecast_store.chunk_steps(steps, shape) == chunk
+
+
+def test_a_long_rollout_is_written_chunk_by_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two blocks a chunk, the last one cut off: what is on disk grows with the rollout and is whole at its end."""
+    monkeypatch.setattr(forecast_store, "CHUNK_BYTES", 4 * GRID.shape[0] * GRID.shape[1] * 2 * BLOCK_STEPS)
+    steps = 5 * BLOCK_STEPS + 3
+    made = np.random.default_rng(1).standard_normal((1, steps, 3, *GRID.shape)).astype(np.float32)
+    folder = tmp_path / "rollout.zarr"
+    forecast_store.create(folder, TIMES[:1], steps, IDS, GRID)
+    blocks = ((before, torch.from_numpy(made[:, before : before + BLOCK_STEPS])) for before in range(0, steps, BLOCK_STEPS))
+    chunks = []
+    for _ in forecast_store.keep(blocks, folder, [0], IDS, steps):
+        chunks.append(len([path for path in (folder / "z500").iterdir() if not path.name.startswith(".")]))
+    assert chunks == [0, 1, 1, 2, 2, 3]
+    assert np.array_equal(ForecastStore(folder, IDS, GRID).read(TIMES[0], 0, steps), made[0])
 
 
 def test_the_order_of_writing_does_not_matter(store: Path, tmp_path: Path) -> None:

@@ -216,7 +216,7 @@ def test_a_run_rates_the_forecasts_it_kept_and_the_weights_it_saved(root: Path, 
     first, again, given = (tmp_path / name for name in ("first", "again", "given"))
     for folder in (first, again, given):
         folder.mkdir()
-    point = point_of(root, variant, keep_forecasts=True, ensemble=3, long_days=6, acc_wb2=True)
+    point = point_of(root, variant, keep_forecasts=True, keep_rollouts=True, ensemble=3, long_days=6, acc_wb2=True)
     outcome = SYSTEM.execute(point, KeepingContext(first))
     assert set(outcome.metrics) == PLAIN | LONG | ENSEMBLE
     assert outcome.samples["crps_z500_72h"].mean() == pytest.approx(outcome.metrics["crps_z500_72h"])
@@ -229,11 +229,16 @@ def test_a_run_rates_the_forecasts_it_kept_and_the_weights_it_saved(root: Path, 
         assert found[name] == pytest.approx(outcome.metrics[name], rel=1e-6), name
     stored = dataclasses.replace(point, data=dataclasses.replace(point.data, rate=str(first / "forecast.zarr"), long_days=0))
     kept = SYSTEM.execute(stored, LocalContext(given))
-    modelled = {"rollout_days_per_s", "spectral_ratio_z500"} | ENSEMBLE | LONG
+    modelled = {"rollout_days_per_s"} | ENSEMBLE | LONG
     assert set(kept.metrics) == set(outcome.metrics) - modelled
     for name in set(kept.metrics) - {"stable_days"}:
         assert kept.metrics[name] == pytest.approx(outcome.metrics[name], rel=1e-6), name
     assert not (given / "forecast.zarr").exists()
+    # A longer rollout is rated from its store as far as it goes, also where more is asked for.
+    longer = dataclasses.replace(point.data, rate=str(first / "rollout.zarr"), long_days=9, forecasts=1)
+    kept = SYSTEM.execute(dataclasses.replace(point, data=longer), LocalContext(given))
+    for name in LONG | {"stable_days"}:
+        assert kept.metrics[name] == pytest.approx(outcome.metrics[name], rel=1e-6), name
     other = dataclasses.replace(stored, data=dataclasses.replace(stored.data, forecasts=0))
     with pytest.raises(DataError, match="it has no forecast from 1981-01-04T00"):
         SYSTEM.execute(other, LocalContext(given))

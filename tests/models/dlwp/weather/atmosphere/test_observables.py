@@ -10,10 +10,11 @@ import torch
 
 from models.dlwp.weather.atmosphere import earth
 from models.dlwp.weather.atmosphere.harmonics import Transform, pack, unpack
-from models.dlwp.weather.atmosphere.observables import CHANNELS, POINT_MEANS, Observer, balanced_geopotential
+from models.dlwp.weather.atmosphere.observables import POINT_MEANS, Observer, balanced_geopotential
 from models.dlwp.weather.atmosphere.orography import MOUNTAINS, Mountain, height
 from models.dlwp.weather.atmosphere.quasi_geostrophic import QuasiGeostrophicModel
 from models.dlwp.weather.channels import LEXICON, channel
+from models.dlwp.weather.supplied import CHANNELS
 from results.errors import ConfigError
 from tests.models.dlwp.weather.atmosphere.conftest import Climate
 
