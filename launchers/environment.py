@@ -53,6 +53,17 @@ def thread_variables(threads: int) -> dict[str, str]:
     return {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
 
 
+def allocator_variables(environment: Mapping[str, str]) -> dict[str, str]:
+    """glibc's allocator keeps the small blocks that a thread freed last, up to 1 KiB, in lists of their own, and what is in such a
+    list is never joined with its neighbours. One lies beside every aligned tensor: holes of tensors then stay apart, and the heap
+    grows although it is full of them. Up to 24 bytes do not hurt. [MeshGraphNet 50k, 200 tensors alive at once: 448 instead of 606
+    MiB, steps 4 % faster; FNO2D 5k 1.7 % slower, U-Net the same. glibc 2.36.] What the user has set of it stays."""
+    theirs = environment.get("GLIBC_TUNABLES", "")
+    if "glibc.malloc.tcache" in theirs:
+        return {}
+    return {"GLIBC_TUNABLES": ":".join(filter(None, [theirs, "glibc.malloc.tcache_max=24"]))}
+
+
 def rendezvous(*, rank: int, world: int, local_rank: int, local_world: int, address: str, port: int) -> dict[str, str]:
     """What :func:`harness.group.join` reads."""
     return {
@@ -71,6 +82,7 @@ def common_environment(request: RunRequest, environment: Mapping[str, str]) -> d
         **environment,
         **import_path(environment),
         **thread_variables(request.cores_per_rank),
+        **allocator_variables(environment),
         "PYTHONFAULTHANDLER": "1",
         "PYTHONUNBUFFERED": "1",
         **request.environment,

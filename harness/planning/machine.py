@@ -34,7 +34,7 @@ def cache_folder() -> Path:
 
 
 #: Raised when :mod:`harness.planning.calibrate` measures something else than before.
-CALIBRATION = 3
+CALIBRATION = 4
 
 
 #: One-minute load average up to which a profile counts as measured alone.

@@ -71,6 +71,20 @@ def test_a_requests_own_variables_win_over_what_is_inherited() -> None:
     assert (found["A"], found["B"], found["OMP_NUM_THREADS"], found["PYTHONFAULTHANDLER"]) == ("mine", "kept", "9", "1")
 
 
+@pytest.mark.parametrize(
+    ("theirs", "found"),
+    [
+        ("", "glibc.malloc.tcache_max=24"),
+        ("glibc.malloc.arena_max=1", "glibc.malloc.arena_max=1:glibc.malloc.tcache_max=24"),
+        ("glibc.malloc.tcache_count=0", "glibc.malloc.tcache_count=0"),
+    ],
+)
+def test_freed_small_blocks_are_joined_unless_the_user_has_a_say(theirs: str, found: str) -> None:
+    request = RunRequest(folder=Path("/runs/a"))
+    assert common_environment(request, {"GLIBC_TUNABLES": theirs})["GLIBC_TUNABLES"] == found
+    assert common_environment(request, {})["GLIBC_TUNABLES"] == "glibc.malloc.tcache_max=24"
+
+
 def test_ranks_import_the_code_that_launched_them(monkeypatch: pytest.MonkeyPatch) -> None:
     root = str(Path(module.__file__).resolve().parents[1])
     monkeypatch.setattr(module, "__file__", f"{root}/launchers/environment.py")

@@ -19,6 +19,7 @@ from models.dlwp.weather.channels import LEXICON
 from models.dlwp.weather.forecasting import BLOCK_STEPS, Blocks, Forecaster, Scene
 from models.dlwp.weather.grid import Grid, orient
 from models.dlwp.weather.pieces import first_line
+from models.whole_chunks import whole_chunks
 from results.errors import DataError
 
 #: A chunk of one variable has at most so many bytes before compression: decades on a coarse grid are no mass of small files,
@@ -105,7 +106,7 @@ class ForecastStore:
         import xarray as xr
 
         try:
-            self._data = xr.open_zarr(str(folder), chunks=None, decode_timedelta=True)
+            self._data = xr.open_zarr(whole_chunks(folder), chunks=None, decode_timedelta=True)
         except Exception as error:
             what = f"there is no readable forecast store: {first_line(error)}"
             raise DataError(what, where=str(folder), next_step="check data.rate") from error

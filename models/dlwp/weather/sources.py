@@ -15,6 +15,7 @@ from models.dlwp.weather.calendar import CADENCE_HOURS, Times, hour, on_cadence
 from models.dlwp.weather.channels import Channel, Role
 from models.dlwp.weather.grid import Grid, Orientation, orient
 from models.dlwp.weather.pieces import MEND, Piece, Variable, check_times, first_line
+from models.whole_chunks import whole_chunks
 from results.errors import ConfigError, DataError, near_matches
 
 if TYPE_CHECKING:
@@ -186,7 +187,7 @@ def _open_dataset(path: Path) -> xr.Dataset:
         else:
             consolidated = (path / ".zmetadata").exists()
             found = xr.open_dataset(
-                str(path), engine="zarr", chunks=None, cache=False, consolidated=consolidated, decode_timedelta=False
+                whole_chunks(path), engine="zarr", chunks=None, cache=False, consolidated=consolidated, decode_timedelta=False
             )
     except Exception as error:
         what = f"the {'file' if path.is_file() else 'store'} cannot be opened, it is cut off or damaged: {first_line(error)}"
