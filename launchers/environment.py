@@ -49,8 +49,10 @@ def cache_variables(environment: Mapping[str, str], root: Path | None = None) ->
 
 
 def thread_variables(threads: int) -> dict[str, str]:
-    """As many threads as the rank has cores, for every library that starts some."""
-    return {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+    """As many threads as the rank has cores, for every library that starts some. (Each thread of zarr would also keep a heap of
+    its own for what it decoded: 80 MiB a rank of the weather experiment.)"""
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ZARR_THREADING__MAX_WORKERS")
+    return {name: str(threads) for name in names}
 
 
 def allocator_variables(environment: Mapping[str, str]) -> dict[str, str]:

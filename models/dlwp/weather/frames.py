@@ -24,7 +24,7 @@ Insolation = Callable[[Times, NDArray[np.float64], NDArray[np.float64]], NDArray
 MEMORY_LIMIT_BYTES = 4 * 2**30
 #: What is read of one variable at a time.
 BLOCK_FRAMES = 1464
-BLOCK_BYTES = 16 * 2**20
+BLOCK_BYTES = 4 * 2**20
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ Nothing but coordinates is read before frames are asked for.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -186,8 +186,9 @@ def _open_dataset(path: Path) -> xr.Dataset:
             found = xr.open_dataset(path, cache=False, decode_timedelta=False)
         else:
             consolidated = (path / ".zmetadata").exists()
+            store: Any = whole_chunks(path)  # xarray takes any store of zarr, and does not say so
             found = xr.open_dataset(
-                whole_chunks(path), engine="zarr", chunks=None, cache=False, consolidated=consolidated, decode_timedelta=False
+                store, engine="zarr", chunks=None, cache=False, consolidated=consolidated, decode_timedelta=False
             )
     except Exception as error:
         what = f"the {'file' if path.is_file() else 'store'} cannot be opened, it is cut off or damaged: {first_line(error)}"

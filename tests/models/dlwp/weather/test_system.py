@@ -301,3 +301,4 @@ def test_examples_look_like_batches(root: Path, variant: str) -> None:
     assert set(groups) == ({"all", "unused"} if variant.startswith("fourcastnet") else {"all"})
     parts = SYSTEM.plan_parts(point_of(root))
     assert parts == {"train data": 40 * 9 * 16 * 32 * 4, "test data": 80 * 9 * 16 * 32 * 4}
+    assert set(SYSTEM.plan_parts(point_of(root, "unet_hpx"))) == {*parts, "healpy"}
