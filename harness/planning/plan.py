@@ -110,12 +110,13 @@ def make_plan(experiment: Experiment, *, gpu: str | None = None, measure: bool =
     if not isinstance(system, TrainedSystem):
         return Plan(params=None, flops_per_step=None, ranks=config.ranks, zero_stage=None, bytes_per_rank=None, base_bytes=None,
                     notes=["a profiled system plans its own phases"])  # fmt: skip
-    trace = _trace(experiment)
+    device = gpu or _device(config.device)
+    trace = _trace(experiment, "cpu" if device == "cpu" else "cuda")
     held = sum(system.plan_parts(point).values())
     return plan_trace(
         experiment,
         trace,
-        device=gpu or _device(config.device),
+        device=device,
         data_bytes=held,
         batch_bytes=_batch_bytes(system, point),
         measure=measure,
@@ -281,21 +282,23 @@ _traces: OrderedDict[str, Any] = OrderedDict()
 TRACES_KEPT = 16
 
 
-def _trace(experiment: Experiment) -> Any:
-    """The trace of one micro-batch; engines, ranks and seeds share it."""
+def _trace(experiment: Experiment, device_type: str) -> Any:
+    """The trace of one micro-batch on a CPU or a GPU, which may take different paths; engines, ranks and seeds share it."""
     from harness.planning.trace import trace_step
+    from models.layers.precision import planned_for
     from results.store import canonical_json
 
     config, system, point = experiment.config, experiment.system, experiment.point
     plain = experiment.plain
     key = canonical_json({name: plain[name] for name in ("system", "variant", "size", "scale", "precision", "data", "model")})
-    key += f"/{config.train.micro_batch}"
+    key += f"/{config.train.micro_batch}/{device_type}"
     if key not in _traces:
-        _traces[key] = trace_step(
-            lambda: system.build_model(point),  # type: ignore[attr-defined]
-            lambda: system.example_batch(point, config.train.micro_batch),  # type: ignore[attr-defined]
-            lambda model, batch: system.loss(point, model, batch),  # type: ignore[attr-defined]
-        )
+        with planned_for(device_type):
+            _traces[key] = trace_step(
+                lambda: system.build_model(point),  # type: ignore[attr-defined]
+                lambda: system.example_batch(point, config.train.micro_batch),  # type: ignore[attr-defined]
+                lambda model, batch: system.loss(point, model, batch),  # type: ignore[attr-defined]
+            )
         while len(_traces) > TRACES_KEPT:
             _traces.popitem(last=False)
     return _traces[key]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from models.layers.outputs import zero_
-from models.layers.precision import autocasting
+from models.layers.precision import autocasting, device_type
 
 #: A hidden map of more elements than this (4 MiB of float32) is recomputed in backward instead of kept.
 KEEP_ELEMENTS = 1 << 20
@@ -107,7 +107,7 @@ class PointwisePerceptron(nn.Module):
             hidden = F.gelu(torch.addmm(self.bias1.unsqueeze(1), self.weight1, flat))
             out = torch.addmm(self.bias2.unsqueeze(1), self.weight2, hidden)
         else:
-            chunk = max(CHUNK_ELEMENTS // self.hidden, 1) if field.device.type == "cpu" else points
+            chunk = max(CHUNK_ELEMENTS // self.hidden, 1) if device_type(field.device) == "cpu" else points
             out = _Perceptron.apply(  # type: ignore[no-untyped-call]
                 flat, self.weight1, self.bias1, self.weight2, self.bias2, chunk
             )

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from models.layers.pointwise import TruncatedLinear
-from models.layers.precision import autocasting
+from models.layers.precision import autocasting, device_type
 
 #: Scores that are worked on at a time on a CPU: 1 MiB stays in its cache.
 CHUNK_ELEMENTS = 1 << 18
@@ -185,7 +185,7 @@ def _probabilities(queries: Tensor, keys: Tensor, bias: Tensor) -> Tensor:
 
 def _native(q: Tensor) -> bool:
     """Whether torch's own kernel is used: it does the same elsewhere than on a CPU in float32."""
-    return q.device.type == "cuda" or autocasting(q.device) or q.dtype != torch.float32
+    return device_type(q.device) == "cuda" or autocasting(q.device) or q.dtype != torch.float32
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
@@ -197,7 +197,12 @@ def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     """
     if _native(q):
         q, k, v = (tensor.transpose(0, 1) for tensor in (q, k, v))
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype).unsqueeze(0)).transpose(0, 1)
+        mask = bias.to(q.dtype).unsqueeze(0)
+        if q.is_meta:  # a GPU is planned for: the kernel that is taken there
+            wide = mask.expand(len(q), -1, -1, -1)
+            mixed: Tensor = torch.ops.aten._scaled_dot_product_efficient_attention(q, k, v, wide, True)[0]
+            return mixed.transpose(0, 1)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(0, 1)
     out: Tensor = _Attention.apply(q.contiguous(), k.contiguous(), v.contiguous(), bias, None)  # type: ignore[no-untyped-call]
     return out
 

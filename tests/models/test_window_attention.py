@@ -10,7 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from harness.planning.trace import trace_step
 from models.layers import window_attention
+from models.layers.precision import device_type, planned_for
 from models.layers.window_attention import FORBIDDEN, WindowAttention, attention, relative_attention
 
 
@@ -131,3 +133,24 @@ def test_other_devices_take_torchs_kernel() -> None:
     low = [tensor.bfloat16() for tensor in (q, k, v)]
     torch.testing.assert_close(attention(*low, bias).float(), expected, atol=0.05, rtol=0.05)
     torch.testing.assert_close(relative_attention(*low, table, (2, 3)).float(), expected, atol=0.05, rtol=0.05)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_meta_tensors_take_the_path_of_the_device_that_is_planned_for(device: str) -> None:
+    """On a GPU one kernel forward and one backward, on a CPU chunks; as many floating-point operations in the products."""
+    heads, tokens, channels = 2, 32 * 32, 8
+    with planned_for(device):
+        found = trace_step(
+            lambda: WindowAttention(heads * channels, heads, (32, 32), shift=(0, 0), masked=(False, False)),
+            lambda: {"x": torch.zeros(1, 32, 32, heads * channels)},
+            lambda module, batch: module(batch["x"]).sum(),
+        )
+    fused = {call.name: count for call, count in found.calls.items() if "attention" in call.name}
+    names = ("_scaled_dot_product_efficient_attention", "_scaled_dot_product_efficient_attention_backward")
+    assert fused == (dict.fromkeys(names, 1) if device == "cuda" else {})
+    # q k^T and p v, and five products backward, the scores' once again among them.
+    products = 7 * 2 * heads * tokens * tokens * channels
+    linear = 3 * 2 * tokens * (3 + 1) * (heads * channels) ** 2
+    assert found.flops == pytest.approx(products + linear, rel=0.02)
+    assert device_type(torch.device("meta")) == "cpu"
+    assert device_type(torch.device("cpu")) == "cpu"
