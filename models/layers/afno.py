@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.layers.pointwise import TruncatedLinear
+from models.layers.pointwise import GeluLinear, TruncatedLinear
 from models.layers.precision import full_precision
 from models.layers.spectral import analyse, as_complex, stored_modes, synthesise, transform
 
@@ -46,7 +46,7 @@ class FourierMixer(nn.Module):
             modes = analyse(tokens.float(), basis)
             rows = modes.view(modes.shape[0] * modes.shape[1], self.blocks, -1).transpose(0, 1)
             hidden = torch.baddbmm(as_complex(self.bias1), rows, as_complex(self.weight1))
-            hidden = torch.view_as_complex(F.relu(torch.view_as_real(hidden)))
+            F.relu_(torch.view_as_real(hidden))  # a view: the products before need their inputs alone
             mixed = torch.baddbmm(as_complex(self.bias2), hidden, as_complex(self.weight2))
             mixed = torch.view_as_complex(F.softshrink(torch.view_as_real(mixed), self.shrink))
             return synthesise(mixed.transpose(0, 1).reshape(modes.shape), basis, base.float()).to(base.dtype)
@@ -75,11 +75,11 @@ class AFNOBlock(nn.Module):
         self.mixer = FourierMixer(channels, blocks, shrink, height_cuts_width=height_cuts_width)
         self.norm2 = nn.LayerNorm(channels)
         self.expand = TruncatedLinear(channels, mlp_ratio * channels)
-        self.contract = TruncatedLinear(mlp_ratio * channels, channels)
+        self.contract = GeluLinear(mlp_ratio * channels, channels)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """``[width, height, batch, channel]``, same shape out."""
         normed = self.norm1(tokens)
         tokens = self.mixer(normed, tokens + normed if self.mixer_skip else tokens)
-        increment: Tensor = self.contract(F.gelu(self.expand(self.norm2(tokens))))
+        increment: Tensor = self.contract(self.expand(self.norm2(tokens)))
         return tokens + increment

@@ -36,6 +36,35 @@ class TruncatedLinear(nn.Linear):
             nn.init.zeros_(self.bias)
 
 
+class _GeluLinear(torch.autograd.Function):
+    """GELU, linear over the last dimension; backward computes the GELU again."""
+
+    @staticmethod
+    def forward(ctx: Any, before: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(before, weight)
+        return F.linear(F.gelu(before), weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        before, weight = ctx.saved_tensors
+        rows = grad.reshape(-1, grad.shape[-1])
+        grad_weight = torch.mm(rows.t(), F.gelu(before).reshape(-1, before.shape[-1]))
+        grad_before = torch.ops.aten.gelu_backward(torch.mm(rows, weight).view(before.shape), before)
+        return grad_before, grad_weight, rows.sum(0)
+
+
+class GeluLinear(TruncatedLinear):
+    """GELU before a linear layer. Of the hidden map only what goes in is kept: the widest tensor of a block is held once."""
+
+    def forward(self, before: Tensor) -> Tensor:
+        """``[..., in] -> [..., out]``."""
+        if autocasting(before.device):
+            return F.linear(F.gelu(before), self.weight, self.bias)
+        out: Tensor = _GeluLinear.apply(before, self.weight, self.bias)  # type: ignore[no-untyped-call]
+        return out
+
+
 class _Perceptron(torch.autograd.Function):
     """Linear, GELU, linear over columns, chunk by chunk; backward recomputes the hidden map from the input.
 

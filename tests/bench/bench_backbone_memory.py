@@ -1,7 +1,8 @@
 """Peak memory of a training step of backbones and of their best public peers: ``python -m tests.bench.bench_backbone_memory``.
 
-Every number is of a process of its own: the highest resident memory (VmHWM) after three steps less that just before the first,
-with the model and its input built and free memory given back. Gradients of the parameters are part of it, the parameters are not.
+Every number is of a process of its own, with the allocator as workers have it: the highest resident memory (VmHWM) after three
+steps less that just before the first of them, free memory given back. A step comes before, so that pages of the libraries, which
+a first step brings in, count for neither side (30 to 60 MiB). Gradients of parameters are part of it, the parameters are not.
 Ours and the peer's in turn, twice, the smaller of each; once where one is large, since little is left to the allocator's chance
 there.
 """
@@ -22,6 +23,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from launchers.environment import allocator_variables
 from tests.bench.backbone_cases import PAPER, WEATHER, Case, row, step_of
 
 GOAL = 1.0
@@ -46,8 +48,9 @@ def forget_highest() -> None:
 
 
 def step_mib(module: nn.Module, case: Case) -> float:
-    """What three steps take on top, MiB."""
+    """What three steps take on top of a warm process, MiB."""
     step = step_of(module, case.frames())
+    step()
     forget_highest()
     before = highest_mib()
     for _ in range(STEPS):
@@ -59,7 +62,8 @@ def in_its_own_process(case: Case, which: str) -> float | None:
     """:func:`step_mib` of ``ours``, the ``peer`` or the ``plain`` form; None where the peer's package is not installed."""
     command = [sys.executable, "-m", "tests.bench.bench_backbone_memory", "--one", which, case.variant, case.size, case.scale]
     command += ["--masked-wrap"] * case.masked_wrap
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False)
+    environment = {**os.environ, **allocator_variables(os.environ), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode == 3:
         return None
     if done.returncode:

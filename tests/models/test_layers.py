@@ -13,7 +13,7 @@ from torch import nn
 from models.layers.afno import AFNOBlock, FourierMixer
 from models.layers.boundary import Boundary
 from models.layers.grid_convs import GridConvs, wrap
-from models.layers.pointwise import PointwisePerceptron, _Perceptron
+from models.layers.pointwise import GeluLinear, PointwisePerceptron, _Perceptron
 from models.layers.precision import full_precision
 from models.layers.spectral import SpectralConv2d, analyse, synthesise, transform
 from models.layers.tucker import TuckerSpectralConv2d
@@ -237,3 +237,31 @@ def test_convolution_chain_is_one_convolution_after_another(size: int, activate_
         if index < 2 or activate_last:
             expected = torch.tanh(expected)
     torch.testing.assert_close(chain(field), expected)
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (2, 3, 4, 5), (1, 5)])
+def test_gelu_before_a_linear_layer_is_kept_once_and_the_same(shape: tuple[int, ...]) -> None:
+    """Value and gradients of GELU, then linear, to the last bit; of the hidden map one tensor is saved."""
+    layer, before = GeluLinear(5, 7), torch.randn(shape, requires_grad=True)
+    saved: list[torch.Tensor] = []
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        saved.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        out = layer(before)
+    assert sum(tensor.shape == before.shape for tensor in saved) == 1
+    weight = torch.randn_like(out)
+    leaves = [before, layer.weight, layer.bias]
+    expected = F.linear(F.gelu(before), layer.weight, layer.bias)
+    assert torch.equal(out, expected)
+    for found, wanted in zip(
+        torch.autograd.grad((out * weight).sum(), leaves), torch.autograd.grad((expected * weight).sum(), leaves), strict=True
+    ):
+        torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-7)
+
+
+def test_gelu_linear_has_the_gradients_of_finite_differences() -> None:
+    layer = GeluLinear(3, 2).double()
+    assert torch.autograd.gradcheck(layer, (torch.randn(2, 4, 3, dtype=torch.float64, requires_grad=True),))
