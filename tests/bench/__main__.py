@@ -115,8 +115,8 @@ def main() -> None:
         ),
         (
             "Generated atmosphere and a year's forecast",
-            "Simulated days per second of the three-level atmosphere against the model as one would first write it; highest memory "
-            "of a year's forecast against that after two days. `python -m tests.bench.bench_weather`.",
+            "Simulated days per second of the three-level atmosphere against the model as one would first write it; highest "
+            "memory of a year's forecast against that after two days. `python -m tests.bench.bench_weather`.",
             partial(bench_weather.main, []),
         ),
         (
