@@ -19,6 +19,9 @@ LEAVE_AT = "TENFOLD_LEAVE_AT"
 #: Caches of compiled extensions: one per Python environment (their files fit no other), on the node (locks on shared homes hang).
 CACHES = {"TORCH_EXTENSIONS_DIR": "torch_extensions", "TRITON_CACHE_DIR": "triton", "TORCHINDUCTOR_CACHE_DIR": "inductor"}
 
+#: See :func:`allocator_variables`.
+TUNABLES = ("glibc.malloc.tcache_max=24", f"glibc.malloc.trim_threshold={1 << 30}", f"glibc.malloc.mmap_threshold={32 << 20}")
+
 
 def free_port(address: str = "127.0.0.1") -> int:
     """A port nobody listens on now."""
@@ -56,17 +59,19 @@ def thread_variables(threads: int) -> dict[str, str]:
 
 
 def allocator_variables(environment: Mapping[str, str]) -> dict[str, str]:
-    """What keeps freed memory in one piece.
+    """What keeps freed memory in one piece, and keeps it.
 
     glibc keeps the small blocks that a thread freed last, up to 1 KiB, in lists of their own, and what is in such a list is never
     joined with its neighbours. One lies beside every aligned tensor: the holes of tensors stay apart, and the heap grows although
-    it is full of them. Blocks of up to 24 bytes do not hurt. [A step of MeshGraphNet 50k, glibc 2.36: 448 instead of 606 MiB, 4 %
-    faster; FNO2D 5k 1.7 % slower, U-Net 20k the same.] Tunables that the user has set stay.
+    it is full of them. Blocks of up to 24 bytes do not hurt. Joined, they soon reach the heap's end, and glibc would give it back
+    and ask for it again at every step (17 % of a step of FNO2D 50k): the threshold for that is set out of reach, and with it that
+    for mappings of their own, which then no longer adapts, to where it adapts to. [A step of MeshGraphNet 50k, glibc 2.36: 448
+    instead of 606 MiB; FNO2D 50k, two at a time, 46.6 ms a step after 45.3.] Tunables of its lists that the user has set stay.
     """
     theirs = environment.get("GLIBC_TUNABLES", "")
     if "glibc.malloc.tcache" in theirs:
         return {}
-    return {"GLIBC_TUNABLES": ":".join(filter(None, [theirs, "glibc.malloc.tcache_max=24"]))}
+    return {"GLIBC_TUNABLES": ":".join(filter(None, [theirs, *TUNABLES]))}
 
 
 def rendezvous(*, rank: int, world: int, local_rank: int, local_world: int, address: str, port: int) -> dict[str, str]:

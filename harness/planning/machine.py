@@ -34,7 +34,7 @@ def cache_folder() -> Path:
 
 
 #: Raised when :mod:`harness.planning.calibrate` measures something else than before.
-CALIBRATION = 4
+CALIBRATION = 5
 
 
 #: One-minute load average up to which a profile counts as measured alone.

@@ -15,6 +15,7 @@ from launchers import environment as module
 from launchers.environment import (
     CACHES,
     FOREIGN,
+    TUNABLES,
     cache_variables,
     common_environment,
     free_port,
@@ -74,15 +75,15 @@ def test_a_requests_own_variables_win_over_what_is_inherited() -> None:
 @pytest.mark.parametrize(
     ("theirs", "found"),
     [
-        ("", "glibc.malloc.tcache_max=24"),
-        ("glibc.malloc.arena_max=1", "glibc.malloc.arena_max=1:glibc.malloc.tcache_max=24"),
+        ("", ":".join(TUNABLES)),
+        ("glibc.malloc.arena_max=1", ":".join(["glibc.malloc.arena_max=1", *TUNABLES])),
         ("glibc.malloc.tcache_count=0", "glibc.malloc.tcache_count=0"),
     ],
 )
 def test_freed_small_blocks_are_joined_unless_the_user_has_a_say(theirs: str, found: str) -> None:
     request = RunRequest(folder=Path("/runs/a"))
     assert common_environment(request, {"GLIBC_TUNABLES": theirs})["GLIBC_TUNABLES"] == found
-    assert common_environment(request, {})["GLIBC_TUNABLES"] == "glibc.malloc.tcache_max=24"
+    assert common_environment(request, {})["GLIBC_TUNABLES"] == ":".join(TUNABLES)
 
 
 def test_ranks_import_the_code_that_launched_them(monkeypatch: pytest.MonkeyPatch) -> None:
