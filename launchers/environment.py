@@ -19,8 +19,12 @@ LEAVE_AT = "TENFOLD_LEAVE_AT"
 #: Caches of compiled extensions: one per Python environment (their files fit no other), on the node (locks on shared homes hang).
 CACHES = {"TORCH_EXTENSIONS_DIR": "torch_extensions", "TRITON_CACHE_DIR": "triton", "TORCHINDUCTOR_CACHE_DIR": "inductor"}
 
-#: See :func:`allocator_variables`.
-TUNABLES = ("glibc.malloc.tcache_max=24", f"glibc.malloc.trim_threshold={1 << 30}", f"glibc.malloc.mmap_threshold={32 << 20}")
+#: What is set of glibc's allocator, by the beginning of the names that it stands for; see :func:`allocator_variables`.
+TUNABLES = {
+    "glibc.malloc.tcache": "glibc.malloc.tcache_max=24",
+    "glibc.malloc.trim_threshold": f"glibc.malloc.trim_threshold={1 << 30}",
+    "glibc.malloc.mmap_threshold": f"glibc.malloc.mmap_threshold={32 << 20}",
+}
 
 
 def free_port(address: str = "127.0.0.1") -> int:
@@ -66,12 +70,11 @@ def allocator_variables(environment: Mapping[str, str]) -> dict[str, str]:
     it is full of them. Blocks of up to 24 bytes do not hurt. Joined, they soon reach the heap's end, and glibc would give it back
     and ask for it again at every step (17 % of a step of FNO2D 50k): the threshold for that is set out of reach, and with it that
     for mappings of their own, which then no longer adapts, to where it adapts to. [A step of MeshGraphNet 50k, glibc 2.36: 448
-    instead of 606 MiB; FNO2D 50k, two at a time, 46.6 ms a step after 45.3.] Tunables of its lists that the user has set stay.
+    instead of 606 MiB; FNO2D 50k, two at a time, 46.6 ms a step after 45.3.] What the user has set of these stays.
     """
     theirs = environment.get("GLIBC_TUNABLES", "")
-    if "glibc.malloc.tcache" in theirs:
-        return {}
-    return {"GLIBC_TUNABLES": ":".join(filter(None, [theirs, *TUNABLES]))}
+    ours = [setting for name, setting in TUNABLES.items() if name not in theirs]
+    return {"GLIBC_TUNABLES": ":".join(filter(None, [theirs, *ours]))}
 
 
 def rendezvous(*, rank: int, world: int, local_rank: int, local_world: int, address: str, port: int) -> dict[str, str]:

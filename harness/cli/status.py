@@ -51,7 +51,8 @@ def run(arguments: argparse.Namespace) -> int:
             reason = str(row["failure"]["reason"]).splitlines()[0]
             detail = f"[{row['failure']['class']}{rank}] {reason[:90]}"
         size, seed = ("-" if row[key] is None else row[key] for key in ("size", "seed"))
-        layout = f"{row['engine']} x{row['ranks']}" if row["engine"] else "-"  # the study alone does not say it
+        known = row["engine"] is not None and row["ranks"] is not None  # the study alone may not say it
+        layout = f"{row['engine']} x{row['ranks']}" if known else "-"
         print(
             f"{row['run']:<{width}}  {row['status']:<9} {size:>5} seed {seed} {layout:<9} "
             f"attempts {row['attempts']}  {detail}".rstrip()

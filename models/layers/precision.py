@@ -13,9 +13,9 @@ _planned: ContextVar[str] = ContextVar("planned device", default="cpu")
 
 
 @contextlib.contextmanager
-def planned_for(device_type: str) -> Iterator[None]:
+def planned_for(kind: str) -> Iterator[None]:
     """Let meta tensors take the path of a device: ``cpu`` or ``cuda``."""
-    token = _planned.set(device_type)
+    token = _planned.set(kind)
     try:
         yield
     finally:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import platform
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -72,18 +74,55 @@ def test_a_requests_own_variables_win_over_what_is_inherited() -> None:
     assert (found["A"], found["B"], found["OMP_NUM_THREADS"], found["PYTHONFAULTHANDLER"]) == ("mine", "kept", "9", "1")
 
 
-@pytest.mark.parametrize(
-    ("theirs", "found"),
-    [
-        ("", ":".join(TUNABLES)),
-        ("glibc.malloc.arena_max=1", ":".join(["glibc.malloc.arena_max=1", *TUNABLES])),
-        ("glibc.malloc.tcache_count=0", "glibc.malloc.tcache_count=0"),
-    ],
-)
-def test_freed_small_blocks_are_joined_unless_the_user_has_a_say(theirs: str, found: str) -> None:
+def test_the_allocators_settings_are_added_to_the_users() -> None:
+    """A setting of theirs stays alone; what an enclosing worker has set is not set twice."""
     request = RunRequest(folder=Path("/runs/a"))
-    assert common_environment(request, {"GLIBC_TUNABLES": theirs})["GLIBC_TUNABLES"] == found
-    assert common_environment(request, {})["GLIBC_TUNABLES"] == ":".join(TUNABLES)
+    lists, trim, mapped = TUNABLES.values()
+    for theirs, found in (
+        ("", [lists, trim, mapped]),
+        ("glibc.malloc.arena_max=1", ["glibc.malloc.arena_max=1", lists, trim, mapped]),
+        ("glibc.malloc.tcache_count=0", ["glibc.malloc.tcache_count=0", trim, mapped]),
+        ("glibc.malloc.trim_threshold=1", ["glibc.malloc.trim_threshold=1", lists, mapped]),
+        (":".join([lists, trim, mapped]), [lists, trim, mapped]),
+    ):
+        assert common_environment(request, {"GLIBC_TUNABLES": theirs})["GLIBC_TUNABLES"] == ":".join(found)
+    assert common_environment(request, {})["GLIBC_TUNABLES"] == ":".join([lists, trim, mapped])
+
+
+STEPS_OF_TENSORS = """
+import ctypes, resource
+libc = ctypes.CDLL(None)
+libc.posix_memalign.argtypes = [ctypes.POINTER(ctypes.c_void_p), ctypes.c_size_t, ctypes.c_size_t]
+libc.free.argtypes, libc.memset.argtypes = [ctypes.c_void_p], [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
+def step():
+    held = []
+    for _ in range(64):
+        block = ctypes.c_void_p()
+        libc.posix_memalign(ctypes.byref(block), 64, 1 << 20)
+        libc.memset(block, 1, 1 << 20)
+        held.append(block)
+    for block in held:
+        libc.free(block)
+for _ in range(3):
+    step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5):
+    step()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="these are settings of glibc")
+def test_the_heap_is_kept_between_steps() -> None:
+    """64 MiB written and freed five times: pages that were given back would be asked for again, 16,384 of them at every step."""
+
+    def faults(environment: dict[str, str]) -> int:
+        command = [sys.executable, "-c", STEPS_OF_TENSORS]
+        return int(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
+
+    inherited = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
+    assert faults(common_environment(RunRequest(folder=Path("/runs/a")), inherited)) < 1000
+    assert faults({**inherited, "GLIBC_TUNABLES": TUNABLES["glibc.malloc.tcache"]}) > 5 * 16_000
 
 
 def test_ranks_import_the_code_that_launched_them(monkeypatch: pytest.MonkeyPatch) -> None:
