@@ -102,7 +102,7 @@ def _print_result(study: Any, result: Any, outputs: dict[str, Any]) -> None:
     print()
     for claim in outputs["claims"]:
         interval = "" if claim["effect"] is None else f"  {claim['effect']:.3f} [{claim['low']:.3f}, {claim['high']:.3f}]"
-        print(f"{claim['verdict']:<12} {claim['claim']}{interval}")
+        print(f"{claim['verdict']:<12} {claim['claim']}{interval}  {claim['detail']}")
     if "scaling" in outputs:
         from results.scaling_tables import render as scaling_table
 
