@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 from harness.compose import Composer
 from harness.prepare import wants_gpu
 from harness.schema import ExperimentConfig
-from harness.selftest import FILE
+from harness.selftest import ASKED, FILE
 from harness.sweeping import starter_for
 from launchers.request import RunRequest
 from launchers.site import SiteProfile
 from launchers.starting import Starter, launch_log, program_log
 from results.errors import LaunchError
-from results.store import make_folder, read_json
+from results.store import make_folder, read_json, write_json
 
 if TYPE_CHECKING:
     from launchers.slurm.script import Allocation
@@ -53,6 +53,7 @@ def all_reduce(words: Sequence[str], say: Callable[[str], None], *, timeout_s: f
             time_limit_s=timeout_s,
             module=MODULE,
         )
+        write_json(request.folder / ASKED, {"device": config.device})
         starter = _starter(config, request)
         say(f"all-reduce over {config.ranks} ranks, launcher {config.launcher.name}, site {site.name} ...")
         found = _run(starter, request, timeout_s)

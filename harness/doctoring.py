@@ -38,16 +38,17 @@ from harness.engines import engine_class
 from harness.group import join
 from harness.schema import EngineConfig, TrainConfig
 from models.system import ParamGroup
-group = join(expected_world=2)
-engine = engine_class("zero1")(config=EngineConfig(name="zero1", stage=1, bucket_elements=1000),
-    train=TrainConfig(steps=1, global_batch=2, micro_batch=1), precision="fp32", group=group, build=lambda: torch.nn.Linear(4, 1),
+group = join(expected_world={ranks})
+config = EngineConfig(name="zero1", stage=1, bucket_elements=1000)
+train = TrainConfig(steps=1, global_batch={ranks}, micro_batch=1)
+engine = engine_class("zero1")(config=config, train=train, precision="fp32", group=group, build=lambda: torch.nn.Linear(4, 1),
     groups=lambda m: [ParamGroup(name="all", params=list(m.parameters()))], loss=lambda m, b: m(b["x"]).square().mean())
 engine.step([{"x": torch.ones(1, 4, device=group.device)}], 1e-3)
 group.leave()
 """
 
 
-def _ranks(code: str, count: int = 2) -> tuple[bool, str]:
+def _ranks(code: str, count: int) -> tuple[bool, str]:
     """Run a snippet on several ranks; whether all succeeded, and the first error."""
     port = free_port()
     request = RunRequest(folder=Path(tempfile.gettempdir()), ranks=count)
@@ -78,24 +79,32 @@ def _ranks(code: str, count: int = 2) -> tuple[bool, str]:
 def _torch() -> Finding:
     import torch
 
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    return Finding(name="torch", ok=True, detail=f"{torch.__version__}, {gpus} CUDA devices")
+    return Finding(name="torch", ok=True, detail=f"{torch.__version__}, {_gpus()} CUDA devices")
+
+
+def _gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def _all_reduce() -> Finding:
     from harness.allreducing import all_reduce
 
+    device = "cpu" if _gpus() == 1 else "auto"  # two ranks cannot share a GPU
     with tempfile.TemporaryDirectory() as folder:
-        found = all_reduce([f"paths.runs={folder}"], lambda _: None, timeout_s=180)
+        found = all_reduce([f"paths.runs={folder}", f"device={device}"], lambda _: None, timeout_s=180)
     fastest = max(row["bus_bytes_per_s"] for row in found["sizes"])
     detail = f"{found['world']} ranks, {found['backend']} on {found['device']}, {fastest / 1e9:.2f} GB/s"
     return Finding(name="all-reduce", ok=True, detail=detail, fix="GLOO_SOCKET_IFNAME=lo, or another port range")
 
 
 def _deepspeed() -> Finding:
-    ok, text = _ranks(_DEEPSPEED)
+    count = 1 if _gpus() == 1 else 2
+    ok, text = _ranks(_DEEPSPEED.replace("{ranks}", str(count)), count)
     version = importlib.metadata.version("deepspeed")
-    return Finding(name="deepspeed", ok=ok, detail=f"{version}, a ZeRO-1 step on 2 ranks" if ok else text, fix="make install")
+    step = f"a ZeRO-1 step on {count} rank{'s' if count > 1 else ''}"
+    return Finding(name="deepspeed", ok=ok, detail=f"{version}, {step}" if ok else text, fix="make install")
 
 
 def _mpi() -> Finding:

@@ -97,7 +97,7 @@ def join(*, expected_world: int, device: str = "auto", timeout_s: float = 600) -
     use_cuda = torch.cuda.is_available() if device == "auto" else device == "cuda"
     if use_cuda and not torch.cuda.is_available():
         raise RunError("device=cuda, but torch sees no CUDA device", where="device", next_step="tenfold doctor")
-    chosen = torch.device("cuda", local_rank % torch.cuda.device_count()) if use_cuda else torch.device("cpu")
+    chosen = torch.device("cuda", _gpu_of(local_rank, torch.cuda.device_count())) if use_cuda else torch.device("cpu")
     if use_cuda:
         torch.cuda.set_device(chosen)
     joined = world > 1
@@ -114,3 +114,18 @@ def join(*, expected_world: int, device: str = "auto", timeout_s: float = 600) -
         if dist.get_world_size() != expected_world:
             raise RunError(f"the process group has {dist.get_world_size()} ranks instead of {expected_world}")
     return Group(rank=rank, world=world, local_rank=local_rank, device=chosen, joined=joined)
+
+
+def _gpu_of(local_rank: int, visible: int) -> int:
+    """The GPU of a rank. Where a scheduler shows every rank its own alone, that is number 0 for all of them.
+
+    Raises:
+        RunError: two ranks would share a GPU, which NCCL refuses much later and less clearly.
+    """
+    if local_rank >= visible and (visible > 1 or "CUDA_VISIBLE_DEVICES" not in os.environ):
+        raise RunError(
+            f"{local_rank + 1} ranks of this node see {visible} GPU{'s' if visible > 1 else ''}: ranks cannot share one",
+            where="ranks",
+            next_step=f"tenfold run ranks={visible} ..., or device=cpu",
+        )
+    return local_rank % visible

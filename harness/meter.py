@@ -78,7 +78,8 @@ class Meter:
         import torch
 
         peak = torch.cuda.max_memory_allocated(self.device) / GIB
-        return {"peak_gib": peak, "device_peak_gib": peak, "host_peak_gib": host}
+        reserved = torch.cuda.max_memory_reserved(self.device) / GIB
+        return {"peak_gib": peak, "device_peak_gib": peak, "device_reserved_gib": reserved, "host_peak_gib": host}
 
     def memory_now_gib(self) -> float:
         """What the device's allocator, or on CPU the process, holds now."""

@@ -13,11 +13,12 @@ import sys
 import time
 from pathlib import Path
 
-from results.store import write_json
+from results.store import read_json, write_json
 
 SIZES_BYTES = (1 << 10, 1 << 16, 1 << 20, 1 << 24)
 REPEATS = 7
 FILE = "all-reduce.json"
+ASKED = "asked.json"
 
 
 def bus_bandwidth(size_bytes: int, seconds: float, world: int) -> float:
@@ -33,7 +34,9 @@ def main() -> None:
     from harness.group import join
 
     torch.set_num_threads(1)
-    group = join(expected_world=int(os.environ["WORLD_SIZE"]), timeout_s=120)
+    folder = Path(sys.argv[1])
+    asked = read_json(folder / ASKED)
+    group = join(expected_world=int(os.environ["WORLD_SIZE"]), device=asked["device"], timeout_s=120)
     expected = group.world * (group.world + 1) / 2
     rows = []
     for size in SIZES_BYTES:
@@ -58,7 +61,7 @@ def main() -> None:
     if group.rank == 0:
         backend = dist.get_backend() if group.joined else "none"
         found = {"world": group.world, "hosts": hosts, "device": group.device.type, "backend": backend, "sizes": rows}
-        write_json(Path(sys.argv[1]) / FILE, found)
+        write_json(folder / FILE, found)
     group.leave()
 
 

@@ -187,8 +187,9 @@ def _measure(record: Record, attempts: list[Attempt], chosen: Attempt, warmup: i
     put("peak_gib", highest)
     put("peak_gib_min", min(rank["memory"]["peak_gib"] for rank in ranks))
     put("host_peak_gib", max(row["host_peak_gib"] for row in peaks))
-    if any("device_peak_gib" in row for row in peaks):
-        put("device_peak_gib", max(row.get("device_peak_gib", 0.0) for row in peaks))
+    for name in ("device_peak_gib", "device_reserved_gib"):
+        if any(name in row for row in peaks):
+            put(name, max(row.get(name, 0.0) for row in peaks))
     _hold_memory_plan(put, plan, highest)
     first = ranks[0]
     record.phases_s = {name: max(rank["phases_s"].get(name, 0.0) for rank in ranks) for name in first["phases_s"]}
@@ -255,6 +256,9 @@ def _hold_memory_plan(put: Any, plan: Mapping[str, Any], measured_gib: float) ->
     planned, base = plan.get("bytes_per_rank"), plan.get("base_bytes") or 0
     if not planned:
         put("plan_peak_ratio", None, "this run was not planned")
+        return
+    if not measured_gib:  # a GPU's peak, of a rank that failed before it held anything there
+        put("plan_peak_ratio", None, "nothing was allocated")
         return
     put("plan_peak_ratio", planned / (measured_gib * GIB))
     above = measured_gib * GIB - base

@@ -46,6 +46,7 @@ COMMON: dict[str, MetricSpec] = _specs(
     ("peak_gib", "GiB", "min", "peak memory, largest rank"),
     ("peak_gib_min", "GiB", "min", "peak memory, smallest rank"),
     ("device_peak_gib", "GiB", "min", "device allocator peak, largest rank"),
+    ("device_reserved_gib", "GiB", "min", "what the device's allocator took from the driver, largest rank"),
     ("host_peak_gib", "GiB", "min", "host peak (VmHWM), largest rank"),
     ("flops_per_step", "FLOP", "none", "floating-point operations per step"),
     ("mfu", "1", "max", "model FLOPs utilisation"),

@@ -7,6 +7,7 @@ import logging
 import math
 import os
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -45,15 +46,20 @@ def import_deepspeed(device_type: str) -> Any:
 
 
 class _Root(nn.Module):
-    """The module DeepSpeed wraps. One call is one root forward: its hooks gather and release parameters around it."""
+    """The module DeepSpeed wraps. One call is one root forward: its hooks gather and release parameters around it.
 
-    def __init__(self, model: nn.Module) -> None:
+    Autocast begins in here: on a GPU, and only there, DeepSpeed switches off one that begins outside.
+    """
+
+    def __init__(self, model: nn.Module, autocast: Callable[[], AbstractContextManager[Any]]) -> None:
         super().__init__()
         self.model = model
+        self._autocast = autocast
         self.universal_checkpoint_info = UNIVERSAL_INFO
 
     def forward(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        return function(self.model, *arguments)
+        with self._autocast():
+            return function(self.model, *arguments)
 
 
 class DeepSpeedEngine(Engine):
@@ -71,7 +77,7 @@ class DeepSpeedEngine(Engine):
             else contextlib.nullcontext()
         )
         with device, init:
-            root = _Root(build())
+            root = _Root(build(), self.autocast)
         self._num_params = sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in root.parameters())
         optimizer = make_optimizer(optimizer_groups(groups(root.model), self.train), self.train)
         self._engine, self._optimizer, _, _ = self._deepspeed.initialize(
@@ -128,8 +134,7 @@ class DeepSpeedEngine(Engine):
                 self._optimizer.clip_grad = lr
         total = 0.0
         for batch in batches:
-            with self.autocast():
-                loss = self._engine(self._loss, batch)
+            loss = self._engine(self._loss, batch)
             self._engine.backward(loss)
             self._engine.step()  # DeepSpeed updates on the last micro-batch of the step
             total += loss.item() / len(batches)
@@ -143,7 +148,7 @@ class DeepSpeedEngine(Engine):
         def call(*arguments: Any) -> Any:
             return engine(lambda model, *rest: model(*rest), *arguments)
 
-        return EvalModule(call, self.autocast).eval()
+        return EvalModule(call, contextlib.nullcontext).eval()
 
     def train_mode(self) -> None:
         self._engine.train()

@@ -10,10 +10,11 @@ from typing import Any
 from harness.experiment import Experiment
 from harness.planning.communication import published_bytes
 from harness.planning.costs import StepLayout, cpu_step, gpu_step, traffic_of
-from harness.planning.devices import GPU_TYPES
+from harness.planning.devices import GPU_TYPES, GpuType
 from harness.planning.feasible import remarks
 from harness.planning.machine import base, machine, stand_in
 from harness.planning.memory import GPU_FRAGMENTATION, buffer_bytes, checkpoint_bytes, state_bytes, update_bytes
+from harness.planning.operations import Family
 from harness.schema import ExperimentConfig
 
 GIB = 2**30
@@ -141,13 +142,13 @@ def plan_trace(
     states = state_bytes(trace.params, **sharding, trainable=trace.trainable)
     buffers = buffer_bytes(
         trace.params,
-        trace.largest_param_bytes // 4,
+        trace.largest_param,
         stage=stage,
         world=world,
         bucket=config.engine.bucket_elements,
         precision=config.precision,
     )
-    activations, fragmentation = _activations(trace, half=config.precision == "bf16", on_gpu=on_gpu)
+    activations, fragmentation = _activations(trace, on_gpu=on_gpu)
     # The update comes when activations are gone: what it needs beyond their place.
     updating = update_bytes(trace.trainable, **sharding)
     working = max(activations + fragmentation, updating if not config.engine.offload or not on_gpu else 0)
@@ -160,7 +161,7 @@ def plan_trace(
         ranks=world,
         zero_stage=stage,
         bytes_per_rank=None,
-        base_bytes=0 if on_gpu else floor,
+        base_bytes=_workspace(trace, GPU_TYPES.get(device)) if on_gpu else floor,
         device=device,
         state_bytes=states,
         activation_bytes=activations,
@@ -179,10 +180,19 @@ def plan_trace(
     )
     on_host = sum(states.values()) if config.engine.offload else 0
     on_device = (0 if config.engine.offload else sum(states.values())) + buffers + working + batches
+    reserved = int(GPU_FRAGMENTATION * activations)
     for name, facts in GPU_TYPES.items():
-        plan.fits_gpu[name] = on_device <= facts.usable_bytes
+        plan.fits_gpu[name] = on_device + reserved + _workspace(trace, facts) <= facts.usable_bytes
     if on_gpu:
-        _plan_gpu(plan, trace, layout, on_device=on_device, on_host=on_host + data_bytes, floor=floor)
+        _plan_gpu(
+            plan,
+            trace,
+            layout,
+            on_device=on_device + (plan.base_bytes or 0),
+            reserved=reserved,
+            on_host=on_host + data_bytes,
+            floor=floor,
+        )
     else:
         _plan_cpu(plan, trace, layout, floor=floor, measure=measure)
     if plan.step_s is not None:
@@ -191,6 +201,13 @@ def plan_trace(
         plan.node_hours = nodes * (plan.train_s + START_S) / 3600
     plan.notes += remarks(experiment, device=device)
     return plan
+
+
+def _workspace(trace: Any, gpu: GpuType | None) -> int:
+    """What the device's library of matrix products holds; the most of any type where the type is not known."""
+    if all(call.family is not Family.PRODUCT for call in trace.calls):
+        return 0
+    return gpu.workspace_bytes if gpu else max(facts.workspace_bytes for facts in GPU_TYPES.values())
 
 
 def _plan_cpu(plan: Plan, trace: Any, layout: StepLayout, *, floor: int | None, measure: bool) -> None:
@@ -220,7 +237,9 @@ def _plan_cpu(plan: Plan, trace: Any, layout: StepLayout, *, floor: int | None, 
         plan.notes.append(f"needs {needed / GIB:.1f} GiB and this machine has {here.memory_gib:.1f}")
 
 
-def _plan_gpu(plan: Plan, trace: Any, layout: StepLayout, *, on_device: int, on_host: int, floor: int | None) -> None:
+def _plan_gpu(
+    plan: Plan, trace: Any, layout: StepLayout, *, on_device: int, reserved: int, on_host: int, floor: int | None
+) -> None:
     if layout.engine.offload:
         plan.notes.append(f"{sum(plan.state_bytes.values()) / GIB:.2f} GiB of model states per rank are kept on the host")
         plan.state_bytes = dict.fromkeys(plan.state_bytes, 0)
@@ -230,24 +249,25 @@ def _plan_gpu(plan: Plan, trace: Any, layout: StepLayout, *, on_device: int, on_
     facts = GPU_TYPES.get(plan.device)
     if facts is None:
         return
-    plan.fits = on_device <= facts.usable_bytes
+    plan.fits = on_device + reserved <= facts.usable_bytes
     if not plan.fits:
-        plan.notes.append(f"needs {on_device / GIB:.1f} GiB, {facts.usable_bytes / GIB:.1f} of a {plan.device} may be used")
+        plan.notes.append(
+            f"needs {(on_device + reserved) / GIB:.1f} GiB, {facts.usable_bytes / GIB:.1f} of a {plan.device} may be used"
+        )
     plan.step_parts_s = gpu_step(trace, layout, plan.device)
     plan.step_s = sum(plan.step_parts_s.values())
     plan.peak_flops_per_rank = facts.bf16_flops if layout.precision == "bf16" else facts.fp32_flops
     plan.notes.append("times on a GPU are from data sheets at stated efficiencies (docs/planning.md), not measured here")
 
 
-def _activations(trace: Any, *, half: bool, on_gpu: bool) -> tuple[int, int]:
-    """Live bytes at the peak, and what the allocator holds beyond them."""
-    live = trace.activation_peak_bytes // 2 if half else trace.activation_peak_bytes
+def _activations(trace: Any, *, on_gpu: bool) -> tuple[int, int]:
+    """Live bytes at the peak, and what the process holds beyond them: on a GPU nothing that its allocator counts as allocated."""
+    live = trace.activation_peak_bytes
     if on_gpu:
-        return live, int(GPU_FRAGMENTATION * live)
+        return live, 0
     from harness.planning.heap import replay
 
-    held = replay(trace.events, steps=3)
-    return live, max((held // 2 if half else held) - live, 0)
+    return live, max(replay(trace.events, steps=3) - live, 0)
 
 
 def _storage(config: ExperimentConfig, trace: Any) -> int:
@@ -291,13 +311,16 @@ def _trace(experiment: Experiment, device_type: str) -> Any:
     config, system, point = experiment.config, experiment.system, experiment.point
     plain = experiment.plain
     key = canonical_json({name: plain[name] for name in ("system", "variant", "size", "scale", "precision", "data", "model")})
-    key += f"/{config.train.micro_batch}/{device_type}"
+    half_weights = config.precision == "bf16" and config.engine.stage is not None
+    key += f"/{config.train.micro_batch}/{device_type}/{half_weights}"
     if key not in _traces:
         with planned_for(device_type):
             _traces[key] = trace_step(
                 lambda: system.build_model(point),  # type: ignore[attr-defined]
                 lambda: system.example_batch(point, config.train.micro_batch),  # type: ignore[attr-defined]
                 lambda model, batch: system.loss(point, model, batch),  # type: ignore[attr-defined]
+                autocast=config.precision == "bf16",
+                half_weights=half_weights,
             )
         while len(_traces) > TRACES_KEPT:
             _traces.popitem(last=False)

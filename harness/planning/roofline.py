@@ -50,16 +50,12 @@ def pass_seconds(calls: Mapping[Operation, int], module_calls: int, profile: Map
 
 
 def gpu_pass_seconds(calls: Mapping[Operation, int], device: GpuType, precision: str) -> float:
-    """Roofline of one pass on a GPU: per operation the larger of arithmetic, memory traffic and launch.
-
-    The trace is in float32; in bf16 half the bytes move.
-    """
-    half = precision == "bf16"
+    """Roofline of one pass on a GPU: per operation the larger of arithmetic, memory traffic and launch."""
     total = 0.0
     for operation, count in calls.items():
         if operation.family is Family.VIEW:
             continue
         arithmetic = operation.flops / (device.sustained_flops(precision) if operation.flops else 1.0)
-        traffic = operation.moved_bytes / (2 if half else 1) / device.sustained_bytes_per_s
+        traffic = operation.moved_bytes / device.sustained_bytes_per_s
         total += count * max(arithmetic, traffic, device.launch_s)
     return total

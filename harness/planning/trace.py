@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from harness.planning.autocast import autocast_on_meta
 from harness.planning.flops import formulas
 from harness.planning.heap import Event
 from harness.planning.operations import Family, Operation, describe, is_view, scratch_bytes
@@ -28,7 +29,8 @@ class StepTrace:
 
     Attributes:
         params: real parameters (a complex one counts twice).
-        param_bytes, trainable_bytes, largest_param_bytes: as the model is built (fp32 unless the system casts).
+        param_bytes, trainable_bytes: as the model is built (fp32 unless the system casts).
+        largest_param: elements.
         activation_peak_bytes: largest sum of live tensors during forward and backward, without parameters and their gradients.
         events: the allocations and ends of these tensors, in order.
         flops: forward and backward.
@@ -45,7 +47,7 @@ class StepTrace:
     trainable: int = 0
     param_bytes: int = 0
     trainable_bytes: int = 0
-    largest_param_bytes: int = 0
+    largest_param: int = 0
     activation_peak_bytes: int = 0
     events: list[Event] = field(default_factory=list)
     flops: int = 0
@@ -232,7 +234,12 @@ def _counting_modules(trace: StepTrace) -> Iterator[None]:
 
 
 def trace_step(
-    build: Callable[[], nn.Module], batch: Callable[[], dict[str, Tensor]], loss: Callable[[nn.Module, dict[str, Tensor]], Tensor]
+    build: Callable[[], nn.Module],
+    batch: Callable[[], dict[str, Tensor]],
+    loss: Callable[[nn.Module, dict[str, Tensor]], Tensor],
+    *,
+    autocast: bool = False,
+    half_weights: bool = False,
 ) -> StepTrace:
     """Trace one micro-batch on the meta device; no weight and no activation is allocated.
 
@@ -240,17 +247,21 @@ def trace_step(
         build: makes the model on the current default device.
         batch: makes an example batch on the current default device.
         loss: scalar loss.
+        autocast: the loss is computed under bf16 autocast.
+        half_weights: the model is cast to bf16, as DeepSpeed does.
     """
     trace = StepTrace()
     with torch.device("meta"), _SkipInit():
         model, example = build(), batch()
+        if half_weights:
+            model.bfloat16()
         parameters = list(model.parameters())
         sizes = [parameter.numel() * parameter.element_size() for parameter in parameters]
         trace.params = sum(p.numel() * (2 if p.is_complex() else 1) for p in parameters)
         trace.param_bytes = sum(sizes)
         trace.trainable = sum(p.numel() * (2 if p.is_complex() else 1) for p in parameters if p.requires_grad)
         trace.trainable_bytes = sum(size for p, size in zip(parameters, sizes, strict=True) if p.requires_grad)
-        trace.largest_param_bytes = max(sizes, default=0)
+        trace.largest_param = max((parameter.numel() for parameter in parameters), default=0)
         trace.parameter_tensors = sum(1 for p in parameters if p.requires_grad)
         # Gradients exist before the pass, so that what the watcher sees is activations alone.
         for parameter in parameters:
@@ -259,7 +270,8 @@ def trace_step(
         tensors = [*parameters, *(p.grad for p in parameters if p.grad is not None), *model.buffers(), *example.values()]
     watcher = _Watcher({tensor.untyped_storage()._cdata for tensor in tensors})
     with watcher, _counting_modules(trace):
-        value = loss(model, example)
+        with autocast_on_meta() if autocast else nullcontext():
+            value = loss(model, example)
         watcher.backward = True
         value.backward()
     trace.activation_peak_bytes = watcher.peak

@@ -19,10 +19,12 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from models.layers.pointwise import TruncatedLinear
-from models.layers.precision import autocasting, device_type
+from models.layers.precision import device_type, full_precision
 
-#: Scores that are worked on at a time on a CPU: 1 MiB stays in its cache.
-CHUNK_ELEMENTS = 1 << 18
+#: Scores that are worked on at a time: on a CPU 1 MiB stays in its cache, a GPU wants enough to fill it.
+CHUNK_ELEMENTS = {"cpu": 1 << 18, "cuda": 1 << 24}
+#: Windows of up to so many tokens are left to torch's fused kernel on a GPU.
+FUSED_TOKENS = 128
 #: Added to scores that a mask forbids.
 FORBIDDEN = -1e9
 
@@ -90,8 +92,8 @@ class _Attention(torch.autograd.Function):
         source = _DenseBias(bias) if size is None else _SlidingBias(bias, size)
         queries = _queries(q, size)
         out = torch.empty_like(q)
-        work = _work(source, k)
-        for heads, part, windows in _chunks(q.shape, k.shape[2], source.granule):
+        work = _work(source, q, k)
+        for heads, part, windows in _chunks(q, k.shape[2], source.granule):
             scores = _scores(work, k, heads, part, windows)
             source.fill(scores, heads, part)
             probabilities = _probabilities(_flat(queries[heads, windows, part]), _flat(k[heads, windows]), _flat(scores))
@@ -116,8 +118,8 @@ class _Attention(torch.autograd.Function):
         grad_q = torch.empty_like(q)
         # Channels before tokens: products with a short side first are the faster ones.
         grad_k, grad_v = (torch.zeros_like(t.mT, memory_format=torch.contiguous_format) for t in (k, v))
-        work, more = _work(source, k), _work(source, k)
-        for heads, part, windows in _chunks(q.shape, k.shape[2], source.granule):
+        work, more = _work(source, q, k), _work(source, q, k)
+        for heads, part, windows in _chunks(q, k.shape[2], source.granule):
             own, asked = _flat(queries[heads, windows, part]), _flat(wanted[heads, windows, part])
             keys, values = _flat(k[heads, windows]), _flat(v[heads, windows])
             scores = _scores(work, k, heads, part, windows)
@@ -146,21 +148,26 @@ def _flat(part: Tensor) -> Tensor:
     return part.view(-1, *part.shape[2:])
 
 
-def _work(source: _DenseBias | _SlidingBias, k: Tensor) -> Tensor:
+def _work(source: _DenseBias | _SlidingBias, q: Tensor, k: Tensor) -> Tensor:
     """Memory for the scores of one chunk."""
-    return k.new_empty(max(CHUNK_ELEMENTS, k.shape[2] * source.granule))
+    most = q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2]
+    return k.new_empty(max(min(_chunk_elements(k), most), k.shape[2] * source.granule))
 
 
-def _chunks(shape: torch.Size, keys: int, granule: int) -> Iterator[tuple[slice, slice, slice]]:
+def _chunk_elements(like: Tensor) -> int:
+    return CHUNK_ELEMENTS[device_type(like.device)]
+
+
+def _chunks(q: Tensor, keys: int, granule: int) -> Iterator[tuple[slice, slice, slice]]:
     """Heads, queries and windows of every chunk, windows innermost. Either queries, or windows, or heads are cut."""
-    heads, windows, queries, _ = shape
-    per_window = queries * keys
-    if windows * per_window <= CHUNK_ELEMENTS:
-        steps = max(CHUNK_ELEMENTS // (windows * per_window), 1), queries, windows
-    elif per_window <= CHUNK_ELEMENTS:
-        steps = 1, queries, CHUNK_ELEMENTS // per_window
+    heads, windows, queries, _ = q.shape
+    per_window, chunk = queries * keys, _chunk_elements(q)
+    if windows * per_window <= chunk:
+        steps = max(chunk // (windows * per_window), 1), queries, windows
+    elif per_window <= chunk:
+        steps = 1, queries, chunk // per_window
     else:
-        steps = 1, max(CHUNK_ELEMENTS // (keys * granule), 1) * granule, 1
+        steps = 1, max(chunk // (keys * granule), 1) * granule, 1
     for head in range(0, heads, steps[0]):
         for query in range(0, queries, steps[1]):
             for window in range(0, windows, steps[2]):
@@ -183,11 +190,6 @@ def _probabilities(queries: Tensor, keys: Tensor, bias: Tensor) -> Tensor:
     return torch.softmax(bias, dim=-1, out=bias)
 
 
-def _native(q: Tensor) -> bool:
-    """Whether torch's own kernel is used: it does the same elsewhere than on a CPU in float32."""
-    return device_type(q.device) == "cuda" or autocasting(q.device) or q.dtype != torch.float32
-
-
 def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     """softmax(q k^T / sqrt(channels) + bias) v.
 
@@ -195,16 +197,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
         q, k, v: ``[heads, windows, tokens, channels]``.
         bias: ``[heads, tokens, tokens]``, the same for all windows.
     """
-    if _native(q):
-        q, k, v = (tensor.transpose(0, 1) for tensor in (q, k, v))
-        mask = bias.to(q.dtype).unsqueeze(0)
-        if q.is_meta:  # a GPU is planned for: the kernel that is taken there
-            wide = mask.expand(len(q), -1, -1, -1)
-            mixed: Tensor = torch.ops.aten._scaled_dot_product_efficient_attention(q, k, v, wide, True)[0]
-            return mixed.transpose(0, 1)
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(0, 1)
-    out: Tensor = _Attention.apply(q.contiguous(), k.contiguous(), v.contiguous(), bias, None)  # type: ignore[no-untyped-call]
-    return out
+    return _fused(q, k, v, bias) if _takes_fused(q) else _attend(q, k, v, bias, None)
 
 
 def relative_attention(q: Tensor, k: Tensor, v: Tensor, table: Tensor, size: tuple[int, int]) -> Tensor:
@@ -215,11 +208,34 @@ def relative_attention(q: Tensor, k: Tensor, v: Tensor, table: Tensor, size: tup
         table: by query minus key, ``[2 rows - 1, 2 columns - 1, heads]``.
         size: rows and columns of a window.
     """
-    if _native(q):
-        return attention(q, k, v, relative_bias(table, size))
-    turned = table.permute(2, 0, 1).flip(1, 2)
-    out: Tensor = _Attention.apply(q.contiguous(), k.contiguous(), v.contiguous(), turned, size)  # type: ignore[no-untyped-call]
-    return out
+    if _takes_fused(q):
+        return _fused(q, k, v, relative_bias(table, size))
+    return _attend(q, k, v, table.permute(2, 0, 1).flip(1, 2), size)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, size: tuple[int, int] | None) -> Tensor:
+    """In float32 whatever comes in: scores in bf16 would lose the bias."""
+    with full_precision(q.device):
+        parts = [tensor.float().contiguous() for tensor in (q, k, v)]
+        out: Tensor = _Attention.apply(*parts, bias.float(), size)  # type: ignore[no-untyped-call]
+    return out.to(q.dtype)
+
+
+def _fused(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+    """Torch's own kernel."""
+    q, k, v = (tensor.transpose(0, 1) for tensor in (q, k, v))
+    mask = bias.to(q.dtype).unsqueeze(0)
+    if q.is_meta:  # a GPU is planned for: the kernel that is taken there
+        wide = mask.expand(len(q), -1, -1, -1)
+        mixed: Tensor = torch.ops.aten._scaled_dot_product_efficient_attention(q, k, v, wide, True)[0]
+        return mixed.transpose(0, 1)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(0, 1)
+
+
+def _takes_fused(q: Tensor) -> bool:
+    """On a GPU, for small windows: it is the faster one there, but keeps and differentiates a bias per pair of tokens, which for
+    one window over a map of 64x64 points came to 15 GiB instead of 4.6 (Swin at 1M, H100)."""
+    return device_type(q.device) == "cuda" and q.shape[2] <= FUSED_TOKENS
 
 
 def relative_bias(table: Tensor, size: tuple[int, int]) -> Tensor:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
+from harness.engines.deepspeed_engine import _Root
 from results.runfolder import RunFolder
 from results.series import read_run_steps
 from tests.support import Workplace
@@ -128,3 +130,10 @@ def test_weather_backbones_train_sharded(shared: Workplace, variant: str, words:
         assert done[0]["status"] == "completed"
         curves.append(read_run_steps(RunFolder(shared.path / "runs" / done[0]["run"]))["loss"])
     np.testing.assert_allclose(curves[1], curves[0], rtol=1e-4)
+
+
+def test_zero_autocasts_inside_of_deepspeed() -> None:
+    """On a GPU DeepSpeed switches off an autocast that began outside, and a model would mix its types by itself."""
+    root = _Root(torch.nn.Linear(2, 2), lambda: torch.autocast("cpu", dtype=torch.bfloat16))
+    with torch.autocast("cpu", enabled=False):
+        assert root(lambda model, x: model(x).dtype, torch.zeros(1, 2)) == torch.bfloat16

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from harness.compose import Composer
-from harness.group import VARIABLES, join
+from harness.group import VARIABLES, _gpu_of, join
 from launchers.environment import free_port, rank_environment
 from launchers.request import RunRequest
 from results.errors import RunError
@@ -151,3 +151,14 @@ def test_two_ranks_agree(tmp_path: Path) -> None:
             "rank": rank, "world": 2, "gathered": [[0.5, 0.5], [1.5, 1.5]], "broadcast": {"from": 0},
             "timed": True,
         }  # fmt: skip
+
+
+def test_ranks_of_a_node_do_not_share_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert [_gpu_of(rank, 2) for rank in (0, 1)] == [0, 1]
+    with pytest.raises(RunError, match="2 ranks of this node see 1 GPU: ranks cannot share one"):
+        _gpu_of(1, 1)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")  # a scheduler shows every rank its own
+    assert _gpu_of(1, 1) == 0
+    with pytest.raises(RunError, match="3 ranks of this node see 2 GPUs"):
+        _gpu_of(2, 2)

@@ -152,7 +152,7 @@ def test_live_memory_of_a_chain_computed_by_hand() -> None:
     found = trace(lambda: nn.Sequential(nn.Linear(4, width, bias=False), nn.Tanh(), nn.Linear(width, 2, bias=False)), batch, 4)
     assert found.activation_peak_bytes == 3 * batch * width * 4 + 8
     assert found.param_bytes == found.trainable_bytes == 4 * (4 * width + width * 2)
-    assert found.largest_param_bytes == 4 * 4 * width
+    assert found.largest_param == 4 * width
 
 
 def test_what_backward_does_not_need_is_not_held() -> None:

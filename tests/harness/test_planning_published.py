@@ -53,7 +53,7 @@ def llama() -> StepTrace:
         found: torch.Tensor = model(input_ids=batch["tokens"], attention_mask=batch["mask"], labels=batch["tokens"]).loss
         return found
 
-    return trace_step(build, batch, loss)
+    return trace_step(build, batch, loss, autocast=True, half_weights=True)
 
 
 def plan(trace: StepTrace, engine: str, gpu: str = "A100-80G") -> Plan:

@@ -151,7 +151,6 @@ def test_a_roofline_takes_the_larger_of_arithmetic_and_traffic() -> None:
     view = Operation("t", Family.VIEW, backward=False)
     assert gpu_pass_seconds({heavy: 1, view: 99}, gpu, "bf16") == pytest.approx(1e15 / (ARITHMETIC_SHARE * 312e12))
     assert gpu_pass_seconds({moving: 2}, gpu, "fp32") == pytest.approx(2 * 1e12 / (BANDWIDTH_SHARE * 2039e9))
-    assert gpu_pass_seconds({moving: 2}, gpu, "bf16") == pytest.approx(1e12 / (BANDWIDTH_SHARE * 2039e9))
     assert gpu_pass_seconds({tiny: 10}, gpu, "fp32") == pytest.approx(10 * gpu.launch_s)
 
 

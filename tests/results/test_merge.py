@@ -235,3 +235,12 @@ def test_a_damaged_configuration_is_an_error_that_names_the_run(text: str | None
     with pytest.raises(ResultError, match=r"config\.yaml") as caught:
         build_record(folder)
     assert caught.value.where == str(folder.path)
+
+
+def test_a_rank_that_failed_before_it_held_anything_on_its_gpu_leaves_a_record(tmp_path: Path) -> None:
+    """DeepSpeed that cannot be imported there: the record of the failure is what tells."""
+    folder = run_folder(tmp_path, plan={"bytes_per_rank": 1 << 30, "base_bytes": 0})
+    add_attempt(folder, ends="crash", ranks=[rank(peak=1.0, device_peak=0.0)])
+    record = build_record(folder)
+    assert (record.status, record.value("peak_gib"), record.value("plan_peak_ratio")) == ("failed", 0.0, None)
+    assert record.metrics["plan_peak_ratio"].reason == "nothing was allocated"
