@@ -96,9 +96,12 @@ def print_totals(totals: Mapping[str, Any]) -> None:
     print(f"{totals['runs']} runs")
     if totals["unplanned"]:
         print(f"  time unknown of {totals['unplanned']}: tenfold doctor --prepare measures this machine's profile")
+    if totals["gpu_hours"]:
+        print(f"  GPU-hours           {totals['gpu_hours']:.3g}")
     print(f"  core-hours          {totals['core_hours']:.3g} (ranks x hours {totals['rank_hours']:.3g})")
     print(f"  node-hours          {totals['node_hours']:.3g}, one run after another")
-    print(f"  wall time           {seconds(totals['wall_s'])} here at launcher.max_parallel={totals['max_parallel']}")
+    if totals["wall_s"] is not None:
+        print(f"  wall time           {seconds(totals['wall_s'])} here at launcher.max_parallel={totals['max_parallel']}")
     print(f"  storage             {gib(totals['storage_bytes'])}")
 
 

@@ -135,6 +135,6 @@ def plan_host(plan: Plan, experiment: Experiment) -> None:
     held += states * (2 if experiment.config.engine.offload else 1)
     plan.host_bytes_per_rank = int(GPU_HOST_GIB * GIB) + held
     plan.notes.append(
-        f"host memory of a rank: {GPU_HOST_GIB:g} GiB taken for the process and CUDA, {held / GIB:.2f} for data, a checkpoint's "
-        "copy and what is offloaded"
+        f"host memory of a rank: {GPU_HOST_GIB:g} GiB taken for the process and CUDA, besides its data, a checkpoint's copy and "
+        "what is offloaded"
     )

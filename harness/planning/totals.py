@@ -31,14 +31,16 @@ class Totals:
     """Sums over the runs of a study.
 
     Attributes:
-        rank_hours: ranks times hours: core-hours where a rank has one core, GPU-hours on GPUs.
-        wall_s: from the first start to the last end at ``max_parallel`` runs at a time on this machine.
+        rank_hours: ranks times hours.
+        gpu_hours: the same of runs that are planned for GPUs, a rank having one.
+        wall_s: from the first start to the last end at ``max_parallel`` runs at a time on this machine; None for GPUs.
         unplanned: runs whose time is not known and not in the sums.
     """
 
     runs: int
     rank_hours: float
     core_hours: float
+    gpu_hours: float
     node_hours: float
     wall_s: float | None
     storage_bytes: int
@@ -84,7 +86,7 @@ def study_totals(points: Sequence[tuple[Any, Plan]], *, cores: int, memory_gib: 
         cores: of this machine.
     """
     tasks = []
-    rank_hours = core_hours = node_hours = 0.0
+    rank_hours = core_hours = gpu_hours = node_hours = 0.0
     unplanned = 0
     max_parallel = points[0][0].experiment.config.launcher.max_parallel if points else 1
     for point, plan in points:
@@ -95,6 +97,7 @@ def study_totals(points: Sequence[tuple[Any, Plan]], *, cores: int, memory_gib: 
         duration = plan.train_s + START_S
         rank_hours += config.ranks * duration / 3600
         core_hours += config.ranks * config.launcher.cores_per_rank * duration / 3600
+        gpu_hours += config.ranks * duration / 3600 if plan.device != "cpu" else 0.0
         node_hours += plan.node_hours or 0.0
         tasks.append(
             Task(
@@ -105,11 +108,13 @@ def study_totals(points: Sequence[tuple[Any, Plan]], *, cores: int, memory_gib: 
                 memory_gib=config.ranks * (plan.host_bytes_per_rank or 0) / 2**30,
             )
         )
-    wall = makespan_s(tasks, max_parallel=max_parallel, cores=cores, memory_gib=memory_gib) if tasks and not unplanned else None
+    here = bool(tasks) and not unplanned and not gpu_hours
+    wall = makespan_s(tasks, max_parallel=max_parallel, cores=cores, memory_gib=memory_gib) if here else None
     return Totals(
         runs=len(points),
         rank_hours=rank_hours,
         core_hours=core_hours,
+        gpu_hours=gpu_hours,
         node_hours=node_hours,
         wall_s=wall,
         storage_bytes=sum(plan.storage_bytes for _, plan in points),

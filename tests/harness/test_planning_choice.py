@@ -104,6 +104,23 @@ def test_a_study_is_planned_with_its_totals(tmp_path: Path, capsys: pytest.Captu
     assert shown.err == ""
 
 
+def test_a_study_planned_for_gpus_counts_their_hours(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "pair.yaml").write_text(
+        "common: [system=dlwp, scale=tiny]\nstages:\n  - {points: [['variant=fno2d', 'seed=0,1']]}\n"
+    )
+    words = ["plan", "study=pair", "--gpu", "A100-80G", "--config-dir", str(tmp_path)]
+    assert main([*words, "--totals", "--json"]) == 0
+    totals = json.loads(capsys.readouterr().out)
+    assert totals["gpu_hours"] == totals["rank_hours"] > 0
+    assert totals["wall_s"] is None
+    assert main(words) == 0
+    shown = capsys.readouterr().out
+    assert "GPU-hours" in shown
+    assert "here at" not in shown
+    assert shown.count("host memory of a rank") == 1
+
+
 @pytest.mark.usefixtures("profiled")
 def test_long_planning_says_how_far_it_is(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
