@@ -1,0 +1,1 @@
+"""PipeRAG: retrieval-augmented generation whose retrieval runs beside decoding."""

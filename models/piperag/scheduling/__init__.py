@@ -1,0 +1,1 @@
+"""When a generator retrieves, with how much work, and what that costs."""
