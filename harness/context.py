@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,10 +11,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from harness.experiment import Experiment
 from harness.group import Group
+from harness.inputs import input_folder, weights
 from harness.leave import LeaveFlag
 from harness.meter import Meter
 from models.system import Point, TrainData, TrainedSystem
@@ -89,6 +91,14 @@ class RunContext:
     def all_gather(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Concatenate equally shaped arrays of all ranks along the first axis."""
         return self.group.all_gather(values)
+
+    def input(self, name: str) -> Path:
+        """Folder of the completed run that is this run's input ``name``."""
+        return input_folder(self.folder, name).path
+
+    def input_weights(self, name: str) -> Mapping[str, Tensor]:
+        """Parameters and buffers that the input's training ended with."""
+        return weights(input_folder(self.folder, name))
 
     def fit(self, system: TrainedSystem, point: Point, data: TrainData) -> nn.Module:
         """Build, shard and train; returns the module to evaluate."""

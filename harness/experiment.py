@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from harness import identity as identities
 from harness.checks import check
+from harness.inputs import derive
 from harness.schema import EngineConfig, ExperimentConfig
 from models import registry
 from models.catalogue import Catalogue
@@ -181,9 +182,16 @@ class Experiment:
         return self.system.data_label(self.point)
 
     @cached_property
+    def inputs(self) -> dict[str, Experiment]:
+        """The runs that this one reads, by name."""
+        changes = self.system.inputs(self.point)
+        return {name: derive(self, changed, name=name) for name, changed in changes.items()}
+
+    @cached_property
     def identity(self) -> str:
         """SHA-256 over the semantic keys."""
         inputs = [spec.identity for spec in self.system.stores(self.point)]
+        inputs += [experiment.identity for experiment in self.inputs.values()]
         if self.data_label != "generated":
             inputs.append(self.data_label)
         return identities.identity(self.plain, system_version=self.catalogue.version, inputs=inputs)
@@ -216,11 +224,10 @@ class Experiment:
         text = as_yaml(self.plain)
         if known is None or not folder.config_file.exists():
             # Not forced to disk: a thousand points would wait for it, and after a power cut the same command writes them again.
-            write_json(
-                folder.path / "run.json",
-                {"identity": self.identity, "data": self.data_label, "system_version": self.catalogue.version},
-                durable=False,
-            )
+            facts = {"identity": self.identity, "data": self.data_label, "system_version": self.catalogue.version}
+            if self.inputs:
+                facts["inputs"] = {name: experiment.name for name, experiment in self.inputs.items()}
+            write_json(folder.path / "run.json", facts, durable=False)
             write_bytes(folder.config_file, text.encode(), durable=False)
         elif not folder.is_completed() and folder.config_file.read_text() != text:
             # Paths, limits and the like may change from one attempt to the next; what is hashed cannot, or it were another run.

@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from harness.compose import Composer, expand
 from harness.experiment import Experiment
+from harness.inputs import all_inputs
 from models import registry
 from results.errors import ConfigError, near_matches
 from results.store import make_folder, sha256_text, write_json
@@ -208,7 +209,7 @@ def adhoc_study(overrides: Sequence[str], *, config_dir: Path | None = None) -> 
 def single_study(experiment: Experiment, command: str) -> Study:
     """A study of one experiment, for what takes studies (submitting)."""
     config = StudyConfig(name=experiment.config.system, title=experiment.name)
-    return Study(config, [StudyPoint("run", False, (), experiment)], command.strip())
+    return Study(config, _with_inputs([StudyPoint("run", False, (), experiment)]), command.strip())
 
 
 def _expand(config: StudyConfig, overrides: Sequence[str], command: str, config_dir: Path | None) -> Study:
@@ -228,10 +229,25 @@ def _expand(config: StudyConfig, overrides: Sequence[str], command: str, config_
                     point = StudyPoint(stage.name, stage.exclusive, tuple(chosen), experiment, stage.paired, longest_s)
                     found.setdefault(experiment.name, point)
             points += _interleaved(list(found.values())) if stage.paired else found.values()
+    points = _with_inputs(points)
     systems = {point.experiment.config.system for point in points}
     if len(systems) > 1:
         raise ConfigError(f"a study holds one system; this one names {', '.join(sorted(systems))}", where=f"study {config.name}")
     return Study(config, points, command.strip())
+
+
+def _with_inputs(points: Sequence[StudyPoint]) -> list[StudyPoint]:
+    """What points read and no earlier stage makes, put before them as a stage of its own."""
+    stages = {stage: place for place, stage in enumerate(dict.fromkeys(point.stage for point in points))}
+    made: dict[str, int] = {}
+    for point in points:
+        made.setdefault(point.experiment.name, stages[point.stage])
+    found: dict[str, StudyPoint] = {}
+    for point in points:
+        for read in all_inputs(point.experiment):
+            if made.get(read.name, len(stages)) >= stages[point.stage]:
+                found.setdefault(read.name, StudyPoint("inputs", False, point.overrides, read))
+    return [*found.values(), *(point for point in points if point.experiment.name not in found)]
 
 
 def _at_scale(words: list[str], at_scale: Mapping[str, list[str]]) -> list[str]:

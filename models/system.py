@@ -104,6 +104,28 @@ class Outcome:
     samples: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhasePlan:
+    """What a profiled system predicts of a point.
+
+    Attributes:
+        params: real parameters of its model.
+        bytes_per_rank: of the largest rank's process, beyond a worker without a model.
+        seconds: from the start of its first phase to the end of its last; None where something that it stands on has not been
+            measured.
+        storage_bytes: what the run leaves on disk.
+        parts_s: seconds by phase.
+        notes: what a reader should know, one sentence each.
+    """
+
+    params: int | None = None
+    bytes_per_rank: int = 0
+    seconds: float | None = None
+    storage_bytes: int = 0
+    parts_s: Mapping[str, float] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+
+
 class Context(Protocol):
     """Where a system runs. The harness implements it; tests may use :class:`models.testing.LocalContext`."""
 
@@ -139,6 +161,12 @@ class Context(Protocol):
     def fit(self, system: TrainedSystem, point: Point, data: TrainData) -> nn.Module:
         """Build, shard and train; returns the module to evaluate (in eval mode, callable on all ranks together)."""
 
+    def input(self, name: str) -> Path:
+        """Folder of the completed run that is this point's input ``name`` (:meth:`System.inputs`)."""
+
+    def input_weights(self, name: str) -> Mapping[str, Tensor]:
+        """Parameters and buffers that the input's training ended with, on the CPU."""
+
 
 class TrainData(Protocol):
     """Training samples of a trained system, opened on every rank."""
@@ -157,6 +185,15 @@ class System(ABC):
     def stores(self, point: Point) -> Sequence[StoreSpec]:
         """The generated stores this point reads; built by the harness before the runs that need them."""
         return ()
+
+    def inputs(self, point: Point) -> Mapping[str, Mapping[str, Any]]:
+        """Runs that this point reads, by name: each is this very experiment with some keys changed (``{"base": {"variant":
+        "base", "repeat": 0}}``). They are part of its identity, and are run before it."""
+        return {}
+
+    def plan(self, point: Point) -> PhasePlan | None:
+        """A prediction of the system's own; None where its training step is traced instead."""
+        return None
 
     def data_label(self, point: Point) -> str:
         """``generated``, or the fingerprint of the user's own data."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from models.system import Draw, Point, TrainData, TrainedSystem
 
@@ -42,6 +42,14 @@ class LocalContext:
     def all_gather(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """The values themselves."""
         return values
+
+    def input(self, name: str) -> Path:
+        """There are none."""
+        raise KeyError(name)
+
+    def input_weights(self, name: str) -> Mapping[str, Tensor]:
+        """There are none."""
+        raise KeyError(name)
 
     def fit(self, system: TrainedSystem, point: Point, data: TrainData) -> nn.Module:
         """Train for a few steps with plain Adam."""

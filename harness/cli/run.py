@@ -52,6 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Compose, plan, run, show."""
     from harness.cli.showing import show_run
     from harness.display import Display
+    from harness.inputs import missing_inputs
     from harness.planning.plan import make_plan
     from harness.prepare import build_data
     from harness.sweeping import run_one
@@ -72,6 +73,12 @@ def run(arguments: argparse.Namespace) -> int:
     how = Ended.ALREADY
     if not _is_done(experiment):
         with Display() as display:
+            for read in missing_inputs(experiment):
+                display.say(f"{read.name} is an input, and runs first")
+                build_data([read], display.building)
+                if run_one(read, make_plan(read, measure=True), display) not in (Ended.COMPLETED, Ended.ALREADY):
+                    show_run(read.folder, Ended.FAILED)
+                    return EXIT_RUN_FAILED
             plan = make_plan(experiment, measure=True)
             build_data([experiment], display.building)
             how = run_one(experiment, plan, display)

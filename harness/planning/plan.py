@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.experiment import Experiment
 from harness.planning.communication import published_bytes
@@ -16,6 +16,9 @@ from harness.planning.machine import base, machine, stand_in
 from harness.planning.memory import GPU_FRAGMENTATION, buffer_bytes, checkpoint_bytes, state_bytes, update_bytes
 from harness.planning.operations import Family
 from harness.schema import ExperimentConfig
+
+if TYPE_CHECKING:
+    from models.system import PhasePlan
 
 GIB = 2**30
 #: Steps that the loader reads ahead, plus the one in use and the one being read.
@@ -108,9 +111,12 @@ def make_plan(experiment: Experiment, *, gpu: str | None = None, measure: bool =
     from models.system import TrainedSystem
 
     config, system, point = experiment.config, experiment.system, experiment.point
+    phases = system.plan(point)
+    if phases is not None:
+        return _plan_phases(experiment, phases, measure=measure)
     if not isinstance(system, TrainedSystem):
         return Plan(params=None, flops_per_step=None, ranks=config.ranks, zero_stage=None, bytes_per_rank=None, base_bytes=None,
-                    notes=["a profiled system plans its own phases"])  # fmt: skip
+                    notes=["this system plans nothing"])  # fmt: skip
     device = gpu or _device(config.device)
     trace = _trace(experiment, "cpu" if device == "cpu" else "cuda")
     held = sum(system.plan_parts(point).values())
@@ -200,6 +206,33 @@ def plan_trace(
         nodes = -(-world // layout.ranks_per_node) if on_gpu else 1
         plan.node_hours = nodes * (plan.train_s + START_S) / 3600
     plan.notes += remarks(experiment, device=device)
+    return plan
+
+
+def _plan_phases(experiment: Experiment, phases: PhasePlan, *, measure: bool) -> Plan:
+    """A profiled system's own prediction, on top of what every worker holds."""
+    config = experiment.config
+    floor = base("torch", 1, measure=measure)
+    here = machine(measure=measure)
+    needed = phases.bytes_per_rank + (floor or 0)
+    plan = Plan(
+        params=phases.params,
+        flops_per_step=None,
+        ranks=config.ranks,
+        zero_stage=None,
+        bytes_per_rank=needed,
+        base_bytes=floor,
+        host_bytes_per_rank=None if floor is None else needed,
+        train_s=phases.seconds,
+        step_parts_s=dict(phases.parts_s),
+        storage_bytes=phases.storage_bytes + RUN_RECORD_BYTES,
+        fits=config.ranks * needed <= here.memory_gib * GIB,
+        notes=list(phases.notes),
+    )
+    if phases.seconds is not None:
+        plan.node_hours = (phases.seconds + START_S) / 3600
+    if not plan.fits:
+        plan.notes.append(f"needs {config.ranks * needed / GIB:.1f} GiB and this machine has {here.memory_gib:.1f}")
     return plan
 
 

@@ -20,6 +20,7 @@ FAULTS = {
     "greedy": "runs out of device memory with more than two samples at a time",
     "starved": "runs out of host memory in a job of less than 1200 MiB",
     "silent": "exits with status 0 and says nothing",
+    "reader": "no fault: measures the run of the variant `data.reads` instead of training",
 }
 
 
@@ -28,6 +29,7 @@ class Data:
     """Nothing is read."""
 
     samples: int = 64
+    reads: str = "healthy"
 
 
 @dataclass

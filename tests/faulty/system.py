@@ -7,14 +7,15 @@ import os
 import resource
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.system import Batch, Context, Draw, Outcome, Point, TrainData, TrainedSystem
+from models.system import Batch, Context, Draw, Outcome, PhasePlan, Point, TrainData, TrainedSystem
 from tests.faulty.config import CATALOGUE
 
 
@@ -44,6 +45,23 @@ class Faulty(TrainedSystem):
         if point.variant == "greedy" and len(batch["x"]) > 2 and batch["x"].device.type != "meta":
             raise torch.OutOfMemoryError("CUDA out of memory (on purpose)")
         return (model(batch["x"]) - batch["x"].sum(1, keepdim=True)).square().mean()
+
+    def inputs(self, point: Point) -> Mapping[str, Mapping[str, Any]]:
+        return {"base": {"variant": point.data.reads, "data.reads": "healthy"}} if point.variant == "reader" else {}
+
+    def plan(self, point: Point) -> PhasePlan | None:
+        return (
+            PhasePlan(params=7, bytes_per_rank=1 << 20, seconds=2.5, parts_s={"read": 2.5}) if point.variant == "reader" else None
+        )
+
+    def execute(self, point: Point, context: Context) -> Outcome:
+        if point.variant != "reader":
+            return super().execute(point, context)
+        with context.phase("read"):
+            weights = context.input_weights("base")
+        model = self.build_model(point)
+        model.load_state_dict(dict(weights))
+        return Outcome(metrics={"score": float(sum(float(value.abs().sum()) for value in model.state_dict().values()))})
 
     def open_data(self, point: Point) -> TrainData:
         return _Samples(point.data.samples)

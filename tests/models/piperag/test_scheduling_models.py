@@ -16,22 +16,23 @@ from models.piperag.scheduling.predicting import predict
 from models.piperag.scheduling.profile import GeneratorProfile, Profile, RetrieverProfile, filled
 from models.piperag.scheduling.schedule import Schedule
 from results.errors import DataError
+from results.published import load_published, of_metric
 
-#: Milliseconds, three billion vectors (thesis, table of section 6 in the sheet's numbering).
-NPROBE = (1, 2, 4, 8, 16, 32, 64, 128)
-RETRIEVAL_MS = (26.06, 48.12, 92.59, 178.43, 344.49, 666.43, 1298.52, 2544.44)
-STEP_MS = (7.24, 7.29, 7.71, 8.34, 9.31, 10.47, 11.84, 13.19)  # by 128 positions
+#: Three billion vectors and an A100, from ``results/published/piperag.csv``.
+ROWS = load_published("piperag")
+RETRIEVAL_S = {int(row["note"].split(";")[0].split()[1]): row["value"] for row in of_metric(ROWS, "retrieval_s")}
+STEPS_S = [row["value"] for row in of_metric(ROWS, "step_s")]  # by 128 positions
 
 PUBLISHED = Profile(
-    generator=GeneratorProfile(step_s=tuple(ms / 1e3 for ms in STEP_MS for _ in range(128)), encoder_s=0.0),
-    retriever=RetrieverProfile(nprobe=NPROBE, search_s=tuple((ms / 1e3,) for ms in RETRIEVAL_MS)),
+    generator=GeneratorProfile(step_s=tuple(second for second in STEPS_S for _ in range(128)), encoder_s=0.0),
+    retriever=RetrieverProfile(nprobe=tuple(RETRIEVAL_S), search_s=tuple((second,) for second in RETRIEVAL_S.values())),
 )
 
 
 def test_the_published_latencies() -> None:
     """1024 tokens, interval 64, nprobe 16: 15.16 s sequential, 9.99 s pipelined, 1.52 times as fast."""
     generation = [PUBLISHED.generator.interval_s(64 * j, 64) for j in range(16)]
-    retrieval = RETRIEVAL_MS[NPROBE.index(16)] / 1e3
+    retrieval = RETRIEVAL_S[16]
     sequential, pipelined = sequential_s(generation, [retrieval] * 16), published_pipelined_s(generation, retrieval)
     assert (round(sequential, 2), round(pipelined, 2), round(sequential / pipelined, 2)) == (15.16, 9.99, 1.52)
 
