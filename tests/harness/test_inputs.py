@@ -9,8 +9,8 @@ import torch
 
 from harness.inputs import input_folder, weights
 from results.errors import ResultError, RunError
-from results.runfolder import RunFolder
 from results.rows import read_row
+from results.runfolder import RunFolder
 from results.store import read_json
 from tests.support import Workplace
 
