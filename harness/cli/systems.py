@@ -38,6 +38,12 @@ def _params(system: str, variant: str, size: str) -> int:
     return sum(parameter.numel() * (2 if parameter.is_complex() else 1) for parameter in model.parameters())
 
 
+def _is_built(name: str) -> bool:
+    from models.system import TrainedSystem
+
+    return isinstance(registry.system(name), TrainedSystem)
+
+
 def describe(name: str, *, params: bool) -> dict[str, Any]:
     """Plain form of one system's catalogue."""
     catalogue = registry.catalogue(name)
@@ -58,7 +64,7 @@ def describe(name: str, *, params: bool) -> dict[str, Any]:
             for variant in catalogue.variants
         ],
     }
-    if params and catalogue.kind == "trained":
+    if params and _is_built(name):
         for entry in found["variants"]:
             entry["params"] = {size: _params(name, entry["variant"], size) for size in entry["sizes"].get("paper", [])}
     return found

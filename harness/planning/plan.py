@@ -158,6 +158,8 @@ def plan_trace(
     # The update comes when activations are gone: what it needs beyond their place.
     updating = update_bytes(trace.trainable, **sharding)
     working = max(activations + fragmentation, updating if not config.engine.offload or not on_gpu else 0)
+    if on_gpu and stage is None:  # traced with gradients that come as activations go, and are counted among the states
+        working = max(activations, states["gradients"] + updating) - states["gradients"]
     batches = batch_bytes * (passes if not on_gpu else 1) * (BATCHES_HELD if not on_gpu else 1)
     convolutions = sum(1 for call in trace.calls if call.family.startswith("convolution"))
     floor = base(config.engine.name, world, convolutions=convolutions, measure=measure and not on_gpu)
@@ -171,7 +173,7 @@ def plan_trace(
         device=device,
         state_bytes=states,
         activation_bytes=activations,
-        fragmentation_bytes=working - activations,
+        fragmentation_bytes=max(working - activations, 0),
         buffer_bytes=buffers,
         data_bytes=batches if on_gpu else data_bytes + batches,
         sent_bytes_per_step=traffic_of(trace, layout).sent_bytes(world),
@@ -345,7 +347,9 @@ def _trace(experiment: Experiment, device_type: str) -> Any:
     plain = experiment.plain
     key = canonical_json({name: plain[name] for name in ("system", "variant", "size", "scale", "precision", "data", "model")})
     half_weights = config.precision == "bf16" and config.engine.stage is not None
-    key += f"/{config.train.micro_batch}/{device_type}/{half_weights}"
+    # The plain engine drops its gradients after every step.
+    gradients_kept = device_type == "cpu" or config.engine.stage is not None
+    key += f"/{config.train.micro_batch}/{device_type}/{half_weights}/{gradients_kept}"
     if key not in _traces:
         with planned_for(device_type):
             _traces[key] = trace_step(
@@ -354,6 +358,7 @@ def _trace(experiment: Experiment, device_type: str) -> Any:
                 lambda model, batch: system.loss(point, model, batch),  # type: ignore[attr-defined]
                 autocast=config.precision == "bf16",
                 half_weights=half_weights,
+                gradients_kept=gradients_kept,
             )
         while len(_traces) > TRACES_KEPT:
             _traces.popitem(last=False)

@@ -240,6 +240,7 @@ def trace_step(
     *,
     autocast: bool = False,
     half_weights: bool = False,
+    gradients_kept: bool = True,
 ) -> StepTrace:
     """Trace one micro-batch on the meta device; no weight and no activation is allocated.
 
@@ -249,6 +250,7 @@ def trace_step(
         loss: scalar loss.
         autocast: the loss is computed under bf16 autocast.
         half_weights: the model is cast to bf16, as DeepSpeed does.
+        gradients_kept: gradients are there before the pass and no part of what is watched; else they come in backward.
     """
     trace = StepTrace()
     with torch.device("meta"), _SkipInit():
@@ -263,9 +265,9 @@ def trace_step(
         trace.trainable_bytes = sum(size for p, size in zip(parameters, sizes, strict=True) if p.requires_grad)
         trace.largest_param = max((parameter.numel() for parameter in parameters), default=0)
         trace.parameter_tensors = sum(1 for p in parameters if p.requires_grad)
-        # Gradients exist before the pass, so that what the watcher sees is activations alone.
+        # Where gradients exist before the pass, what the watcher sees is activations alone.
         for parameter in parameters:
-            if parameter.requires_grad:
+            if parameter.requires_grad and gradients_kept:
                 parameter.grad = torch.zeros_like(parameter)
         tensors = [*parameters, *(p.grad for p in parameters if p.grad is not None), *model.buffers(), *example.values()]
     watcher = _Watcher({tensor.untyped_storage()._cdata for tensor in tensors})
