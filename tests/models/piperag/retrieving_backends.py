@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Mapping
@@ -100,6 +102,12 @@ class Faulty(Flat):
             raise SystemExit("on purpose")
         if fault == "exit":
             os._exit(3)
+        if fault == "heir":  # somebody else keeps its end of the stream open
+            heir = subprocess.Popen(["sleep", "60"], pass_fds=[int(sys.argv[1])])
+            self.say(str(heir.pid))
+            os._exit(3)
+        if fault == "hold":  # the GIL, as a library would that does not release it
+            ctypes.PyDLL(None).sleep(3600)
         if fault == "garbage":
             os.write(int(sys.argv[1]), b"\4\0\0\0junk")
         if fault == "endless":

@@ -90,6 +90,14 @@ def test_what_cannot_be_read_ends_it(fault: str, said: str) -> None:
             retriever.submit(query(3)).result()
 
 
+def test_its_end_is_noticed_though_somebody_else_keeps_the_stream_open(tmp_path: Path) -> None:
+    note = tmp_path / "note"
+    with opened("process", spec("Faulty", faults={"1": "heir"}, note=str(note))) as retriever:
+        with pytest.raises(RetrieverGone, match="ended with status 3"):
+            retriever.submit(query(1)).result()
+        os.kill(int(note.read_text()), signal.SIGKILL)
+
+
 def test_its_end_between_queries_is_noticed_by_the_next() -> None:
     with opened("process", spec()) as retriever:
         assert isinstance(retriever, ProcessRetriever)
@@ -152,7 +160,7 @@ from tests.models.piperag.retrieving_support import query
 
 def start():
     global retriever
-    keywords = {"faults": {"1": "hang"}, "note": sys.argv[2]}
+    keywords = {"faults": {"1": sys.argv[3]}, "note": sys.argv[2]}
     retriever = ProcessRetriever(BackendSpec("tests.models.piperag.retrieving_backends.Faulty", keywords))
 
 if sys.argv[1] == "thread":
@@ -168,18 +176,19 @@ time.sleep(3600)
 """
 
 
-@pytest.mark.parametrize("starter", ["main", "thread"])
-def test_it_does_not_outlive_a_parent_that_is_killed_in_mid_search(starter: str, tmp_path: Path) -> None:
-    """Also where a thread started it that has ended since: it must live as long as the process."""
+@pytest.mark.parametrize(("starter", "fault"), [("main", "hang"), ("main", "hold"), ("thread", "hang")])
+def test_it_does_not_outlive_a_parent_that_is_killed_in_mid_search(starter: str, fault: str, tmp_path: Path) -> None:
+    """Also where its own threads cannot run; also where a thread started it that has ended since: it lives as long as the
+    process."""
     note = tmp_path / "note"
     parent = subprocess.Popen(
-        [sys.executable, "-c", _PARENT, starter, str(note)],
+        [sys.executable, "-c", _PARENT, starter, str(note), fault],
         cwd=ROOT, env=host_environment(os.environ, 1), stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     with parent:
         assert parent.stdout is not None
         pid = int(parent.stdout.readline())
-        until(lambda: note.exists() and note.read_text() == "hang")
+        until(lambda: note.exists() and note.read_text() == fault)
         assert not gone(pid)
         parent.kill()
         until(lambda: gone(pid))
@@ -189,7 +198,7 @@ def test_a_parent_that_just_ends_closes_it(tmp_path: Path) -> None:
     note = tmp_path / "note"
     code = _PARENT.replace("time.sleep(3600)", "").replace("pending = retriever.submit(query(1))", "")
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code, "main", str(note)], cwd=ROOT, capture_output=True, text=True, timeout=60
+        [sys.executable, "-W", "ignore", "-c", code, "main", str(note), ""], cwd=ROOT, capture_output=True, text=True, timeout=60
     )
     until(lambda: gone(int(done.stdout)))
     assert done.returncode == 0
