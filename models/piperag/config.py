@@ -48,7 +48,7 @@ CATALOGUE = Catalogue(
 
 @dataclass
 class Serving:
-    """How a trained model is served. The last three belong to the measurement."""
+    """How a trained model is served."""
 
     interval: int = 0  # tokens between retrievals, 1 to a chunk; 0: a chunk
     nprobe: int = 8  # inverted lists scanned

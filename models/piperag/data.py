@@ -24,7 +24,6 @@ def corpus_of(point: Point) -> Corpus:
     """The documents of a point's database.
 
     Raises:
-        ConfigError: a corpus of real text at a scale whose vocabulary is that of the generated one.
         DataError: the user's files are not there.
     """
     data = point.data

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from models.piperag.chunks.database import TokenDatabase
 from models.piperag.retro.decoding import IncrementalDecoder
 from models.piperag.retro.network import Retro
 from models.piperag.retro.state import DecodingState
@@ -17,7 +17,7 @@ from models.piperag.scheduling.choosing import Chooser
 from models.piperag.scheduling.generator import generate
 from models.piperag.scheduling.schedule import Schedule
 from models.piperag.scheduling.trace import Trace
-from models.piperag.types import Query, Reply, Tokens
+from models.piperag.types import Backend, Query, Reply, Tokens
 
 
 class RetroDecoder:
@@ -52,14 +52,12 @@ class DirectRetriever:
         shifted: False drops no stale tokens, whatever a query asks for (what the shift is worth).
     """
 
-    def __init__(self, database: TokenDatabase, *, shifted: bool = True) -> None:
-        self._database, self._shifted = database, shifted
+    def __init__(self, backend: Backend, *, shifted: bool = True) -> None:
+        self._backend, self._shifted = backend, shifted
 
     def submit(self, query: Query) -> _Answered:
         """The answer."""
-        _, ids = self._database.search(self._database.encode(query.windows), query.k, query.nprobe)
-        values = self._database.values(ids, query.shift if self._shifted else 0)
-        return _Answered(Reply(number=query.number, values=values, ids=ids, nprobe=query.nprobe))
+        return _Answered(self._backend.retrieve(query if self._shifted else dataclasses.replace(query, shift=0)))
 
     def close(self) -> None:
         """Nothing is held."""
@@ -83,12 +81,12 @@ class _Answered:
 
 
 def rate(
-    model: Retro, database: TokenDatabase, texts: Tokens, schedule: Schedule, chooser: Chooser, *, k: int, shifted: bool = True
+    model: Retro, backend: Backend, texts: Tokens, schedule: Schedule, chooser: Chooser, *, k: int, shifted: bool = True
 ) -> Trace:
     """Follow texts ``[batch, n]`` under a schedule; their losses are in the trace."""
     return generate(
         RetroDecoder(model, schedule.interval),
-        DirectRetriever(database, shifted=shifted),
+        DirectRetriever(backend, shifted=shifted),
         schedule,
         start=texts[:, :1],
         forced=texts,

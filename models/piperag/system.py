@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.piperag.chunks.database import TokenDatabase
+from models.piperag.chunks.database import DatabaseBackend, TokenDatabase
 from models.piperag.config import CATALOGUE, Serving, interval_of, num_parameters, schedule_of
 from models.piperag.data import TrainingTexts, neighbours_of, store_of, texts_of
 from models.piperag.quality import rate
@@ -110,7 +110,7 @@ class PipeRag(TrainedSystem):
 
     def _quality(self, point: Point, context: Context) -> Outcome:
         with context.phase("load"):
-            database = TokenDatabase.open(store_of(point).folder(point.data_root))
+            backend = DatabaseBackend(str(store_of(point).folder(point.data_root)))
             model = Retro(point.model)
             model.load_state_dict(dict(context.input_weights("base")))
         texts, (index, weight) = self._held_out(point), context.shard(self._num_held_out(point))
@@ -120,7 +120,7 @@ class PipeRag(TrainedSystem):
             for begin in range(0, len(index), TEXTS_AT_ONCE):
                 trace = rate(
                     model,
-                    database,
+                    backend,
                     texts[index[begin : begin + TEXTS_AT_ONCE]],
                     schedule,
                     Fixed(serving.nprobe),

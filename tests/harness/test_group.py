@@ -156,8 +156,9 @@ def test_two_ranks_agree(tmp_path: Path) -> None:
 def test_ranks_of_a_node_do_not_share_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert [_gpu_of(rank, 2) for rank in (0, 1)] == [0, 1]
-    with pytest.raises(RunError, match="2 ranks of this node see 1 GPU: ranks cannot share one"):
+    with pytest.raises(RunError, match="2 ranks of this node see 1 GPU: ranks cannot share one") as error:
         _gpu_of(1, 1)
+    assert error.value.next_step == "tenfold run ranks=1 ..., or device=cpu"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")  # a scheduler shows every rank its own
     assert _gpu_of(1, 1) == 0
     with pytest.raises(RunError, match="3 ranks of this node see 2 GPUs"):
