@@ -90,7 +90,7 @@ def weights(folder: RunFolder) -> dict[str, Tensor]:
         raise ResultError(
             "the run kept no checkpoint",
             where=str(folder.path),
-            next_step=f"tenfold run --from {folder.path} --force keep=last",
+            next_step=f"rm -r {folder.path}, then the same command with keep=last",
         )
     whole = path / "torch.pt"
     if whole.exists():

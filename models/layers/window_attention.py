@@ -214,10 +214,11 @@ def relative_attention(q: Tensor, k: Tensor, v: Tensor, table: Tensor, size: tup
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, size: tuple[int, int] | None) -> Tensor:
-    """In float32 whatever comes in: scores in bf16 would lose the bias."""
+    """In float32 at least: scores in bf16 would lose the bias."""
+    wide = torch.promote_types(q.dtype, torch.float32)
     with full_precision(q.device):
-        parts = [tensor.float().contiguous() for tensor in (q, k, v)]
-        out: Tensor = _Attention.apply(*parts, bias.float(), size)  # type: ignore[no-untyped-call]
+        parts = [tensor.to(wide).contiguous() for tensor in (q, k, v)]
+        out: Tensor = _Attention.apply(*parts, bias.to(wide), size)  # type: ignore[no-untyped-call]
     return out.to(q.dtype)
 
 

@@ -131,6 +131,8 @@ def test_torchs_kernel_and_half_precision_agree() -> None:
     torch.testing.assert_close(attention(q, k, v, bias), expected)
     torch.testing.assert_close(relative_attention(q, k, v, table, (2, 3)), expected)
     torch.testing.assert_close(window_attention._fused(q, k, v, bias), expected)
+    high = attention(*(tensor.double() for tensor in (q, k, v)), bias.double())
+    torch.testing.assert_close(high, plain(*(tensor.double() for tensor in (q, k, v)), bias.double()), rtol=1e-12, atol=1e-12)
     low = [tensor.bfloat16() for tensor in (q, k, v)]
     torch.testing.assert_close(attention(*low, bias).float(), expected, atol=0.05, rtol=0.05)
     torch.testing.assert_close(relative_attention(*low, table, (2, 3)).float(), expected, atol=0.05, rtol=0.05)
